@@ -1,0 +1,17 @@
+"""The table of wrapped solvers: one line each; a solver is imported when it is chosen."""
+
+from typing import NamedTuple
+
+
+class Entry(NamedTuple):
+    """Where an adapter lives, the problem class it takes, the modules it needs and the extra that brings them."""
+
+    module: str
+    problem: str
+    needs: tuple[str, ...]
+    extra: str | None
+
+
+ADAPTERS: dict[str, Entry] = {
+    "osqp": Entry("warmstart.adapters.osqp", "QP", ("osqp",), None),
+}

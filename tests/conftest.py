@@ -1,0 +1,89 @@
+"""Example problems of every adapter in the table, and what other tests share."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+from warmstart import QP, adapter
+from warmstart.adapters import ADAPTERS
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What the contract suite needs of one adapter.
+
+    `problems` are small, solvable, of one structure, with different solutions, and take fewer than 200 cold iterations
+    at `tol`. `parameters` are given to `open` so that a kept workspace can be reset. `infeasible` and `unbounded` are
+    None where the class has no such problem.
+    """
+
+    problems: list[Any]
+    tol: float
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    infeasible: Any = None
+    unbounded: Any = None
+
+
+def random_qp(rng: np.random.Generator, n: int, m: int, *, free: float = 0.3) -> QP:
+    """A strictly convex feasible QP, about half dense; a share `free` of its bounds on each side is infinite."""
+    factor = rng.standard_normal((n, n)) * (rng.random((n, n)) < 0.5)
+    A = rng.standard_normal((m, n)) * (rng.random((m, n)) < 0.5)
+    inside = A @ rng.standard_normal(n)
+    l = np.where(rng.random(m) < free, -np.inf, inside - rng.random(m))
+    u = np.where(rng.random(m) < free, np.inf, inside + rng.random(m))
+    equal = rng.random(m) < 0.1
+    l[equal] = u[equal] = inside[equal]
+    return QP(factor @ factor.T / n + 0.1 * np.eye(n), rng.standard_normal(n), A, l, u)
+
+
+def infeasible_qp(qp: QP, margin: float = 1.0) -> QP:
+    """A QP whose first row is asked to be both at least and at most something."""
+    A = qp.A.toarray()
+    rows = np.vstack([A, A[:1], A[:1]])
+    return QP(qp.P, qp.q, rows, np.append(qp.l, [margin, -np.inf]), np.append(qp.u, [np.inf, -margin]))
+
+
+def unbounded_qp(qp: QP) -> QP:
+    """A QP in which one more variable improves the objective forever."""
+    n, m = qp.n, qp.m
+    P, A = np.zeros((n + 1, n + 1)), np.zeros((m + 1, n + 1))
+    P[:n, :n], A[:m, :n], A[m, n] = qp.P.toarray(), qp.A.toarray(), 1.0
+    return QP(P, np.append(qp.q, -1.0), A, np.append(qp.l, 0.0), np.append(qp.u, np.inf))
+
+
+def _osqp() -> Examples:
+    rng = np.random.default_rng(7)
+    head = random_qp(rng, 12, 20)
+    problems = [head] + [head.replace(q=rng.standard_normal(12)) for _ in range(4)]
+    return Examples(problems, 1e-4, {"rho": 0.3}, infeasible_qp(head), unbounded_qp(head))
+
+
+EXAMPLES: dict[str, Callable[[], Examples]] = {"osqp": cache(_osqp)}
+"""The one place where an adapter adds its example problems."""
+
+
+@pytest.fixture(params=sorted(ADAPTERS))
+def solver(request: pytest.FixtureRequest) -> str:
+    """The name of every adapter in the table whose packages are installed."""
+    missing = [module for module in ADAPTERS[request.param].needs if importlib.util.find_spec(module) is None]
+    if missing:
+        pytest.skip(f"{request.param} needs {', '.join(missing)}")
+    return request.param
+
+
+@pytest.fixture
+def examples(solver: str) -> Examples:
+    return EXAMPLES[solver]()
+
+
+@pytest.fixture
+def adapted(solver: str) -> adapter.Adapter:
+    """The adapter itself."""
+    return adapter.load(solver)

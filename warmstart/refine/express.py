@@ -1,0 +1,176 @@
+"""The whole of an undisturbed solve in one compiled call: data check, context, refinement and residuals.
+
+It does what the flow in `warmstart.solve` does, with the same kernels, for pipelines with a refinement; a solve of
+microseconds cannot afford the flow's own tens of them. Whatever is out of the ordinary (data to be explained, a context
+out of range, a set that does not settle, residuals above the tolerance) it leaves to the flow, which begins afresh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from warmstart.context import BoundContext, out_of_range
+from warmstart.fast import kernels
+from warmstart.guard import unsettled
+from warmstart.problem import QP
+from warmstart.refine.diagonal import Diagonal
+from warmstart.refine.schur import PIVOTS, STALL, Schur
+
+NO_DUALS = np.zeros(0)
+
+
+OUT_OF_RANGE, UNSETTLED = -3, -4  # what the kernel says where the flow need not look again
+VECTORS = {"q", "l", "u"}  # what the call may change: the engine was prepared for one P and A
+
+
+class Arrival(NamedTuple):
+    """A problem that the express call has checked and copied, its solution, and how good it is; or why it has none."""
+
+    problem: QP
+    iterate: dict[str, np.ndarray]
+    steps: int
+    measured: tuple[float, ...]
+    reason: str = ""
+
+
+class Express:
+    """The express call for the problems of one Solver.
+
+    `reach` is how far a context may move to begin with the last solution; beyond, `regressor` gives the hint. Where
+    there is none the whole is one call, else two, with the regressor between them.
+    """
+
+    def __init__(
+        self,
+        fast: ModuleType,
+        engine: Schur | Diagonal,
+        bound: BoundContext,
+        problem: QP,
+        reach: float,
+        regressor: Callable[[np.ndarray], np.ndarray] | None,
+    ) -> None:
+        context = bound.context
+        self._fast, self._engine, self._regressor = fast, engine, regressor
+        self._matrices, self._n, self._m = problem.matrices, problem.n, problem.m
+        self._I, self._F = _pack(engine, bound, problem)
+        self._arrive = (
+            context.first, context.mean, context.scale, bound.template.copy(), context.varying, context.source,
+            context.basis, context.spread, context.limits,
+        )  # fmt: skip
+        self._reach, self._follow = reach, reach > 0
+        self._last = np.full(len(context.first), np.inf)
+        self._duals = NO_DUALS
+
+    def __call__(self, problem: QP, changes: Mapping[str, Any], tol: float) -> Arrival | None:
+        """The solved problem: `problem` with its vectors changed; None where the flow has to look at it."""
+        q, l, u = problem.q, problem.l, problem.u
+        if changes:
+            q, l, u = changes.get("q", q), changes.get("l", l), changes.get("u", u)
+            plain = _plain(q, problem.q) and _plain(l, problem.l) and _plain(u, problem.u)
+            if not plain or not changes.keys() <= VECTORS:
+                return None
+        if problem.matrices is not self._matrices:
+            return None
+        n, m = self._n, self._m
+        out = np.empty(2 * n + 3 * m)
+        if self._regressor is None:
+            steps, measured = self._fast.express(
+                self._I, self._F, q, l, u, self._duals, self._last, self._reach, tol, out
+            )
+        else:
+            steps, measured = self._in_two(q, l, u, tol, out)
+        a, b, c = n + m, n + 2 * m, 2 * n + 2 * m
+        if steps < 0 and steps not in (OUT_OF_RANGE, UNSETTLED):
+            self._last[0] = np.inf
+            return None
+        if changes:
+            problem = problem.renewed(out[:n], out[n:a], out[a:b])
+        if steps < 0:
+            self._last[0] = np.inf
+            reason = out_of_range(measured[0]) if steps == OUT_OF_RANGE else unsettled(int(measured[0]))
+            return Arrival(problem, {}, 0 if steps == OUT_OF_RANGE else int(measured[0]), measured, reason)
+        iterate = {"x": out[b:c], "y": out[c:]}
+        if self._follow:
+            self._duals = iterate["y"].copy()
+        return Arrival(problem, iterate, steps, measured)
+
+    def _in_two(
+        self, q: np.ndarray, l: np.ndarray, u: np.ndarray, tol: float, out: np.ndarray
+    ) -> tuple[int, tuple[float, ...]]:
+        """Check and locate, then the hint, then refine and measure."""
+        assert self._regressor is not None
+        here = np.empty(len(self._last))
+        stopped, score = self._fast.arrive(q, l, u, out, *self._arrive, here)
+        if stopped:
+            return stopped, (score,)
+        step, self._last = here - self._last, here
+        if len(self._duals) and step @ step <= self._reach**2 * len(here):
+            hint = self._engine.hint_of(self._duals)
+        else:
+            hint = self._regressor(here)
+            if not np.isfinite(hint.sum()):
+                return -1, ()
+        a, b, c = self._n + self._m, self._n + 2 * self._m, 2 * self._n + 2 * self._m
+        steps, measured = self._engine.settle(
+            self._fast, out[: self._n], out[self._n : a], out[a:b], hint, tol, out[b:c], out[c:], self._matrices
+        )
+        return (steps, measured) if steps >= 0 else (UNSETTLED, (-1 - steps,))
+
+
+def open_express(
+    engine: Any, bound: BoundContext, problem: Any, reach: float, regressor: Callable[[np.ndarray], np.ndarray] | None
+) -> Express | None:
+    """The express call where there is one: compiled kernels, an engine of QPs, vectors alone that vary."""
+    fast = kernels()
+    if fast is None or not isinstance(engine, Schur | Diagonal) or bound.context.names != ("q", "l", "u"):
+        return None
+    return Express(fast, engine, bound, problem, reach, regressor) if bound.exact else None
+
+
+def _plain(value: Any, like: np.ndarray) -> bool:
+    """Whether a value can go to the kernel as it is: the memory layout it was compiled for, and the right length."""
+    return (
+        type(value) is np.ndarray
+        and value.dtype is like.dtype
+        and value.shape == like.shape
+        and value.strides == like.strides
+    )
+
+
+def _pack(engine: Schur | Diagonal, bound: BoundContext, problem: QP) -> tuple[np.ndarray, np.ndarray]:
+    """All constants end to end, in the order in which the kernel takes them apart."""
+    context = bound.context
+    Pp, Pi, Pv, Ap, Ai, Av, run = problem.matrices.flat
+    if isinstance(engine, Schur):
+        kind, free, rows, row = 0, engine.first, engine.rows, np.zeros(problem.n)
+        limits = [engine.cap, STALL, PIVOTS]
+        constants = [engine.base, engine.map, engine.W, engine.G]
+    else:
+        kind, free, rows, row = 1, np.zeros(0), np.zeros(0), engine.row
+        limits = [0, 0, 0]
+        constants = [engine.p, engine.columns, engine.coefficient, engine.always, engine.everything]
+    d, k, v = len(context.first), len(context.spread), len(context.varying)
+    head = [
+        problem.n,
+        problem.m,
+        len(rows),
+        len(engine.equal),
+        d,
+        k,
+        v,
+        kind,
+        len(free),
+        len(Pv),
+        len(Av),
+        *limits,
+        0,
+        0,
+    ]
+    ints = [head, context.first, context.varying, context.source, free, rows, engine.equal, row, Pp, Pi, Ap, Ai, run]
+    floats = [context.mean, context.scale, context.basis, context.spread, context.limits, bound.template, Pv, Av]
+    flat = [np.ravel(np.asarray(part, dtype=np.float64)) for part in (*floats, *constants)]
+    return np.concatenate([np.asarray(part, dtype=np.int64) for part in ints]), np.concatenate(flat)

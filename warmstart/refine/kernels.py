@@ -1,0 +1,741 @@
+"""Compiled kernels (numba): one call each per solve, on flat buffers, cached on disk.
+
+Every kernel has a NumPy twin that gives the same answer; names of arguments are those of the twins.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+FAST = {"reassoc", "contract", "arcp", "nsz"}  # all but the assumption that there are no NaN and inf
+NONE = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+LARGE = 24  # rows from which LAPACK factorises faster than a loop
+BATCH = 16  # columns that enter a normal matrix by one product of matrices rather than one by one
+SINGULAR = 1e-11  # a pivot below this share of its diagonal entry: the row depends on those before it
+STALL = 5  # steps without fewer changes than ever before, after which identification is given up
+CAP = 12  # steps
+SLACK = 0.02  # of the tolerance: violations below it are none
+
+
+@njit(cache=True, fastmath=FAST)
+def _dot(a, b):
+    """a'b; a function of its own so that it becomes vector instructions."""
+    s = 0.0
+    for i in range(len(a)):
+        s += a[i] * b[i]
+    return s
+
+
+@njit(cache=True, fastmath=FAST)
+def _add(a, b, s):
+    """a += s b."""
+    for i in range(len(a)):
+        a[i] += s * b[i]
+
+
+@njit(cache=True, fastmath=FAST)
+def check_vectors(q, l, u):
+    """Whether q is finite, l <= u, and no bound is infinite on the wrong side or between 1e20 and infinity."""
+    fine = True
+    for i in range(len(q)):
+        fine &= abs(q[i]) < np.inf  # a comparison: FAST may reassociate q - q to 0, NaN or not
+    for i in range(len(l)):
+        fine &= l[i] <= u[i]
+        fine &= l[i] < 1e20
+        fine &= u[i] > -1e20
+        fine &= (l[i] > -1e20) | (l[i] == -np.inf)
+        fine &= (u[i] < 1e20) | (u[i] == np.inf)
+    return fine
+
+
+@njit(cache=True, fastmath=FAST, inline="always")
+def _larger(size, value):
+    """The larger of size and |value|, as one instruction; NaN is looked for elsewhere."""
+    value = abs(value)
+    return value if value > size else size
+
+
+@njit(cache=True, fastmath=FAST)
+def kkt(Pp, Pi, Pv, Ap, Ai, Av, run, q, l, u, x, y, Ax):
+    """Primal, dual residual, gap, the sizes they are relative to, of OSQP's test; Ax (m,) is a buffer."""
+    n, m = len(q), len(l)
+    for i in range(m):
+        Ax[i] = 0.0
+    dual = P_size = A_size = q_size = 0.0
+    quadratic = linear = 0.0
+    sound = True
+    dense_P = len(Pv) == n * n
+    for j in range(n):
+        xj, qj = x[j], q[j]
+        Px = 0.0
+        if dense_P:
+            Px = _dot(Pv[Pp[j] : Pp[j + 1]], x)
+        else:
+            for k in range(Pp[j], Pp[j + 1]):
+                Px += Pv[k] * x[Pi[k]]
+        Aty = 0.0
+        begin, end = Ap[j], Ap[j + 1]
+        middle = begin
+        if run[j] > 7:
+            middle += run[j]
+            rows = slice(Ai[begin], Ai[begin] + run[j])
+            Aty = _dot(Av[begin:middle], y[rows])
+            _add(Ax[rows], Av[begin:middle], xj)
+        for k in range(middle, end):
+            i = Ai[k]
+            Aty += Av[k] * y[i]
+            Ax[i] += Av[k] * xj
+        r = Px + qj + Aty
+        sound &= abs(r) < np.inf
+        dual = _larger(dual, r)
+        P_size = _larger(P_size, Px)
+        A_size = _larger(A_size, Aty)
+        q_size = _larger(q_size, qj)
+        quadratic += xj * Px
+        linear += xj * qj
+    primal = x_size = z_size = support = 0.0
+    for i in range(m):
+        v, yi = Ax[i], y[i]
+        z = l[i] if v < l[i] else v
+        z = u[i] if z > u[i] else z
+        r = v - z
+        sound &= (abs(r) < np.inf) & (abs(yi) < np.inf)
+        primal = _larger(primal, r)
+        x_size = _larger(x_size, v)
+        z_size = _larger(z_size, z)
+        if yi > 1e-15:
+            support += yi * u[i]
+        elif yi < -1e-15:
+            support += yi * l[i]
+    gap = abs(quadratic + linear + support)
+    if not sound:
+        gap = np.inf
+    gap_size = max(abs(quadratic), abs(linear), abs(support))
+    return primal, dual, gap, max(x_size, z_size), max(P_size, A_size, q_size), gap_size
+
+
+@njit(cache=True, fastmath=FAST)
+def locate(q, l, u, first, mean, scale, template, varying, source, basis, spread, limits, out):
+    """Standardised context into out (d,); whether all else is as in training, and how far out the context lies."""
+    n, m, d = len(q), len(l), len(first)
+    for k in range(d):
+        i = first[k]
+        if i < n:
+            out[k] = q[i]
+        elif i < n + m:
+            out[k] = l[i - n]
+        else:
+            out[k] = u[i - n - m]
+    for k in range(len(varying)):
+        template[varying[k]] = out[source[k]]
+    same = True
+    for i in range(n):
+        same &= q[i] == template[i]
+    for i in range(m):
+        same &= l[i] == template[n + i]
+        same &= u[i] == template[n + m + i]
+    square = 0.0
+    for k in range(d):
+        out[k] = (out[k] - mean[k]) / scale[k]
+        square += out[k] * out[k]
+    inside, along = 0.0, 0.0
+    for a in range(len(spread)):
+        t = _dot(basis[a], out)
+        along += t * t
+        inside += (t / spread[a]) ** 2
+    score = math.sqrt(inside / len(spread)) / limits[0]
+    if d > len(spread):
+        score = max(score, math.sqrt(max(square - along, 0.0) / (d - len(spread))) / limits[1])
+    return same, score
+
+
+@njit(cache=True, fastmath=FAST)
+def _triangular_solve(L, k, r):
+    """Solve L L' r = r in place for the leading k rows."""
+    for a in range(k):
+        r[a] = (r[a] - _dot(L[a, :a], r[:a])) / L[a, a]
+    for a in range(k - 1, -1, -1):
+        r[a] = r[a] / L[a, a]
+        _add(r[:a], L[a, :a], -r[a])
+
+
+@njit(cache=True, fastmath=FAST)
+def _factorise(W, order, sign, k, valid, L):
+    """Cholesky rows valid..k of W[order, order]; dependent rows leave the set. Returns the new k."""
+    a = valid
+    while a < k:
+        i = order[a]
+        for b in range(a):
+            L[a, b] = (W[i, order[b]] - _dot(L[a, :b], L[b, :b])) / L[b, b]
+        s = W[i, i] - _dot(L[a, :a], L[a, :a])
+        if s <= SINGULAR * W[i, i]:
+            sign[i] = 0
+            for b in range(a, k - 1):
+                order[b] = order[b + 1]
+            k -= 1
+        else:
+            L[a, a] = math.sqrt(s)
+            a += 1
+    return k
+
+
+@njit(cache=True, fastmath=FAST)
+def _grow(L, size, rows, limit):
+    """L with room for `size` rows, its leading `rows` kept."""
+    if L.shape[0] >= size:
+        return L
+    room = min(limit, 2 * size + 16)
+    bigger = np.empty((room, room))
+    for a in range(rows):
+        for b in range(a + 1):
+            bigger[a, b] = L[a, b]
+    return bigger
+
+
+@njit(cache=True, fastmath=FAST)
+def _remove(L, k, j):
+    """The Cholesky factor of k rows without row and column j, by Givens rotations, in place."""
+    for a in range(j, k - 1):
+        for b in range(a + 2):
+            L[a, b] = L[a + 1, b]
+        # the row has one entry too many on its right: rotate columns a and a + 1 for it and all rows below
+        p, r = L[a, a], L[a, a + 1]
+        h = math.sqrt(p * p + r * r)
+        cosine, sine = p / h, r / h
+        L[a, a] = h
+        for i in range(a + 2, k):
+            v, w = L[i, a], L[i, a + 1]
+            L[i, a] = cosine * v + sine * w
+            L[i, a + 1] = cosine * w - sine * v
+
+
+@njit(cache=True, fastmath=FAST)
+def _factorise_all(W, order, sign, k, L):
+    """Cholesky factor of W[order, order] in L, by LAPACK where it is large; dependent rows leave the set."""
+    if k >= LARGE:
+        square = np.empty((k, k))
+        for a in range(k):
+            row = W[order[a]]
+            for b in range(k):
+                square[a, b] = row[order[b]]
+        fine = True
+        try:
+            factor = np.linalg.cholesky(square)
+        except Exception:  # numba knows no other kind: not positive definite
+            fine = False
+            factor = square
+        if fine:
+            for a in range(k):
+                fine &= factor[a, a] * factor[a, a] > SINGULAR * W[order[a], order[a]]
+        if fine:
+            for a in range(k):
+                for b in range(a + 1):
+                    L[a, b] = factor[a, b]
+            return k, L
+    return _factorise(W, order, sign, k, 0, L), L
+
+
+@njit(cache=True, fastmath=FAST)
+def _clean_hint(hint, low, high, sign, order):
+    """Signs and order of the rows that a hint names; their number."""
+    k = 0
+    for i in range(len(sign)):
+        if hint[i] > 0.5 and high[i] < np.inf:
+            sign[i] = 1
+        elif hint[i] < -0.5 and low[i] > -np.inf:
+            sign[i] = -1
+        if sign[i] != 0:
+            order[k] = i
+            k += 1
+    return k
+
+
+@njit(cache=True, fastmath=FAST)
+def _subtract(z, free, W, order, dual, k):
+    """z = free - W[order]' dual."""
+    for i in range(len(z)):
+        z[i] = free[i]
+    for a in range(k):
+        _add(z, W[order[a]], -dual[a])
+
+
+@njit(cache=True, fastmath=FAST)
+def primal_dual(W, free, low, high, sign, order, k, cap, stall, slack, dual, z):
+    """Primal-dual active set steps: all rows change sides at once. Returns k and the steps, -1 - steps if unsettled."""
+    c = len(free)
+    L = np.empty((0, 0))
+    valid, steps, best, stalled = 0, 0, c + 1, 0
+    while True:
+        if k > 0:
+            if steps == cap or stalled == stall:
+                return k, -1 - steps
+            L = _grow(L, k, valid, c)
+            k = _factorise(W, order, sign, k, valid, L)
+            for a in range(k):
+                i = order[a]
+                dual[a] = free[i] - (high[i] if sign[i] > 0 else low[i])
+            _triangular_solve(L, k, dual)
+            steps += 1
+        _subtract(z, free, W, order, dual, k)
+        # what stays keeps its order, so that the leading rows of L stay valid
+        changes, kept, valid = 0, 0, k
+        for a in range(k):
+            i = order[a]
+            if dual[a] * sign[i] < -slack:
+                changes += 1
+                if low[i] != high[i]:
+                    sign[i] = 0
+                    valid = min(valid, kept)
+                    continue
+                sign[i] = -sign[i]
+            order[kept] = i
+            dual[kept] = dual[a]
+            kept += 1
+        if changes == 0:
+            kept = k
+        active = kept
+        for i in range(c):
+            if sign[i] == 0 and z[i] > high[i] + slack:
+                sign[i] = 1
+            elif sign[i] == 0 and z[i] < low[i] - slack:
+                sign[i] = -1
+            else:
+                continue
+            order[active] = i
+            active += 1
+            changes += 1
+        if changes == 0:
+            return k, steps
+        k = active
+        if k == 0:
+            valid = 0
+            steps += 1
+            if steps > cap:
+                return k, -1 - steps
+        if changes < best:
+            best, stalled = changes, 0
+        else:
+            stalled += 1
+
+
+@njit(cache=True, fastmath=FAST)
+def dual_active_set(W, free, low, high, sign, order, k, cap, slack, dual, z):
+    """Dual active set steps (Goldfarb and Idnani, 1983): one row at a time, from any set. Returns as `primal_dual`."""
+    c = len(free)
+    L = _grow(np.empty((0, 0)), min(c, 2 * k + 32), 0, c)
+    r = np.empty(c)
+    steps = 0
+    k, L = _factorise_all(W, order, sign, k, L)
+    while k > 0:  # leave out rows until no dual has the wrong sign
+        for a in range(k):
+            i = order[a]
+            dual[a] = free[i] - (high[i] if sign[i] > 0 else low[i])
+        _triangular_solve(L, k, dual)
+        steps += 1
+        left = k
+        for a in range(k - 1, -1, -1):
+            i = order[a]
+            if low[i] == high[i]:
+                sign[i] = 1 if dual[a] > 0 else -1
+            elif dual[a] * sign[i] < 0:
+                sign[i] = 0
+                _remove(L, left, a)
+                for j in range(a, left - 1):
+                    order[j], dual[j] = order[j + 1], dual[j + 1]
+                left -= 1
+        if left == k:
+            break
+        k = left
+    while True:
+        _subtract(z, free, W, order, dual, k)
+        p, worst = -1, slack
+        for i in range(c):
+            if sign[i] == 0:
+                v = max(z[i] - high[i], low[i] - z[i])
+                if v > worst:
+                    p, worst = i, v
+        if p < 0:
+            return k, steps
+        t = 1.0 if z[p] > high[p] else -1.0
+        added = 0.0
+        while True:
+            if steps == cap:
+                return k, -1 - steps
+            steps += 1
+            # forward substitution gives the row of L that p would add, and the pivot that is left
+            L = _grow(L, k + 1, k, c)
+            pivot = W[p, p]
+            for a in range(k):
+                s = (W[p, order[a]] - _dot(L[k, :a], L[a, :a])) / L[a, a]
+                L[k, a] = s
+                r[a] = s
+                pivot -= s * s
+            for a in range(k - 1, -1, -1):
+                r[a] /= L[a, a]
+                _add(r[:a], L[a, :a], -r[a])
+            full = worst / pivot if pivot > SINGULAR * W[p, p] else np.inf
+            step, blocking = full, -1
+            for a in range(k):
+                i = order[a]
+                slope = r[a] * t * sign[i]
+                if slope > 0 and low[i] != high[i] and dual[a] * sign[i] < slope * step:
+                    step, blocking = dual[a] * sign[i] / slope, a
+            if step == np.inf:
+                return k, -1 - steps
+            for a in range(k):
+                dual[a] -= r[a] * t * step
+            added += t * step
+            if blocking < 0:
+                L[k, k] = math.sqrt(pivot)
+                order[k], dual[k], sign[p] = p, added, 1 if t > 0 else -1
+                k += 1
+                break
+            if pivot > SINGULAR * W[p, p]:
+                worst -= pivot * step
+            sign[order[blocking]] = 0
+            _remove(L, k, blocking)
+            for a in range(blocking, k - 1):
+                order[a], dual[a] = order[a + 1], dual[a + 1]
+            k -= 1
+
+
+@njit(cache=True, fastmath=FAST)
+def schur(q, l, u, first, base, V, W, G, rows, equal, hint, cap, stall, pivots, slack, x, y):
+    """Identify the active set of the candidate `rows` and write the completed x (n,), y (m,).
+
+    hint (c,) begins above 1/2 in size where a row is active, with its side as sign; empty for the empty set. Steps of
+    `primal_dual` up to `cap`, or `stall` of them without progress, then up to `pivots` of `dual_active_set`. Returns
+    the steps, negative (-1 - steps) where the set was not found.
+    """
+    n, m, c = len(q), len(l), len(rows)
+    e, d = len(equal), len(first)
+    raw = np.empty(d)
+    for k in range(d):
+        i = first[k]
+        raw[k] = q[i] if i < n else (l[i - n] if i < n + m else u[i - n - m])
+    free, low, high, dual, z = np.empty(c), np.empty(c), np.empty(c), np.empty(c), np.empty(c)
+    sign = np.zeros(c, dtype=np.int8)
+    order = np.empty(c, dtype=np.int64)
+    for i in range(c):
+        free[i] = base[n + e + i] + _dot(V[n + e + i], raw)
+        low[i], high[i] = l[rows[i]], u[rows[i]]
+    k = _clean_hint(hint, low, high, sign, order) if len(hint) == c else 0
+    steps = -1
+    if cap > 0:
+        k, steps = primal_dual(W, free, low, high, sign, order, k, cap, stall, slack, dual, z)
+    if steps < 0 and pivots > 0:
+        before = -1 - steps
+        k, steps = dual_active_set(W, free, low, high, sign, order, k, pivots, slack, dual, z)
+        steps = steps + before if steps >= 0 else steps - before
+    if steps < 0:
+        return steps
+    for j in range(n):
+        x[j] = base[j] + _dot(V[j], raw)
+    dual_e = np.empty(e)
+    for j in range(e):
+        dual_e[j] = base[n + j] + _dot(V[n + j], raw)
+    y[:] = 0.0
+    for a in range(k):
+        i = order[a]
+        s = dual[a]
+        y[rows[i]] = s if s * sign[i] > 0 else 0.0
+        _add(x, G[i, :n], -s)
+        _add(dual_e, G[i, n:], -s)
+    for j in range(e):
+        y[equal[j]] = dual_e[j]
+    return steps
+
+
+@njit(cache=True, fastmath=FAST)
+def _side(w, low, high):
+    """-1 at or below the lower bound, 1 at or above the upper one, else 0; a pair of equal bounds is always met."""
+    if w <= low:
+        return -1
+    if w >= high:
+        return 1
+    return 0
+
+
+@njit(cache=True, fastmath=FAST)
+def _exchange(M, columns, p, side, counted, row, many):
+    """Bring M up to date: the columns of bounded variables that became free enter, those that became fixed leave."""
+    n, e = columns.shape
+    if not many:
+        for j in range(n):
+            if row[j] >= 0 and (side[j] == 0) != (counted[j] == 1):
+                weight = (1.0 if side[j] == 0 else -1.0) / p[j]
+                counted[j] = 1 - counted[j]
+                column = columns[j]
+                for a in range(e):
+                    if column[a] != 0.0:
+                        _add(M[a, : a + 1], column[: a + 1], weight * column[a])
+        return
+    k = 0
+    for j in range(n):
+        k += row[j] >= 0 and (side[j] == 0) != (counted[j] == 1)
+    plain, weighted = np.empty((k, e)), np.empty((k, e))
+    k = 0
+    for j in range(n):
+        if row[j] >= 0 and (side[j] == 0) != (counted[j] == 1):
+            weight = (1.0 if side[j] == 0 else -1.0) / p[j]
+            counted[j] = 1 - counted[j]
+            for a in range(e):
+                plain[k, a] = columns[j, a]
+                weighted[k, a] = weight * columns[j, a]
+            k += 1
+    M += np.dot(plain.T, weighted)
+
+
+@njit(cache=True, fastmath=FAST)
+def diagonal(q, l, u, p, columns, row, coefficient, equal, always, everything, hint, cap, slack, x, y):
+    """Identify the variables at their bounds by semismooth Newton on the equality duals; completes x (n,), y (m,).
+
+    columns (n, e) hold A's equality rows by variable, row (n,) each variable's bound row or -1, with its coefficient;
+    always (e, e) is what the variables without bounds give to the normal matrix, everything (e, e) what all give. hint
+    (e,): equality duals to begin with, empty for no variable at a bound. Returns the steps, negative (-1 - steps) where
+    they did not settle.
+    """
+    n, e = len(q), len(equal)
+    side = np.zeros(n, dtype=np.int8)
+    low, high = np.empty(n), np.empty(n)
+    fixed = bounded = 0
+    for j in range(n):
+        low[j], high[j] = -np.inf, np.inf
+        if row[j] >= 0:
+            bounded += 1
+            a, b = l[row[j]] / coefficient[j], u[row[j]] / coefficient[j]
+            low[j], high[j] = min(a, b), max(a, b)
+            if len(hint) == e:
+                side[j] = _side(-(q[j] + _dot(columns[j], hint)) / p[j], low[j], high[j])
+                fixed += side[j] != 0
+    whole = 2 * fixed < bounded
+    M = everything.copy() if whole else always.copy()
+    counted = np.full(n, 1 if whole else 0, dtype=np.int8)  # bounded variables whose column is in M
+    changes = fixed if whole else bounded - fixed
+    L = np.empty((e, e))
+    dual = np.empty(e)
+    steps = 0
+    best, stalled = n + 1, 0
+    while True:
+        if steps == cap or stalled == STALL:
+            return -1 - steps
+        _exchange(M, columns, p, side, counted, row, changes >= BATCH)
+        for t in range(e):
+            dual[t] = -l[equal[t]]
+        for j in range(n):
+            value = -q[j] / p[j] if side[j] == 0 else (low[j] if side[j] < 0 else high[j])
+            if value != 0.0:
+                _add(dual, columns[j], value)
+        for a in range(e):
+            for b in range(a):
+                L[a, b] = (M[a, b] - _dot(L[a, :b], L[b, :b])) / L[b, b]
+            s = M[a, a] - _dot(L[a, :a], L[a, :a])
+            if not s > SINGULAR * M[a, a]:
+                return -1 - steps
+            L[a, a] = math.sqrt(s)
+        _triangular_solve(L, e, dual)
+        steps += 1
+        changes, worst = 0, 0.0
+        for j in range(n):
+            w = -(q[j] + _dot(columns[j], dual)) / p[j]
+            x[j] = w
+            new = _side(w, low[j], high[j])
+            if new != side[j]:
+                # a free variable beyond its bound is infeasible by so much; a fixed one within it has a dual of so much
+                if side[j] == 0:
+                    off = (low[j] - w if new < 0 else w - high[j]) * abs(coefficient[j])
+                else:
+                    off = abs(w - (low[j] if side[j] < 0 else high[j])) * p[j]
+                worst = max(worst, off)
+                changes += 1
+        if worst <= slack:
+            break
+        for j in range(n):
+            side[j] = _side(x[j], low[j], high[j])
+        if changes < best:
+            best, stalled = changes, 0
+        else:
+            stalled += 1
+    y[:] = 0.0
+    for t in range(e):
+        y[equal[t]] = dual[t]
+    for j in range(n):
+        if side[j] != 0:
+            value = low[j] if side[j] < 0 else high[j]
+            dual_j = (x[j] - value) * p[j]
+            y[row[j]] = dual_j / coefficient[j] if dual_j * side[j] > 0 else 0.0
+            x[j] = value
+    return steps
+
+
+@njit(cache=True, fastmath=FAST)
+def settle_schur(
+    q,
+    l,
+    u,
+    first,
+    base,
+    V,
+    W,
+    G,
+    rows,
+    equal,
+    hint,
+    cap,
+    stall,
+    pivots,
+    slack,
+    x,
+    y,
+    Pp,
+    Pi,
+    Pv,
+    Ap,
+    Ai,
+    Av,
+    run,
+    buffer,
+):
+    """`schur` and, where the set settled, `kkt` of what it gives: the steps and the six numbers."""
+    steps = schur(q, l, u, first, base, V, W, G, rows, equal, hint, cap, stall, pivots, slack, x, y)
+    if steps < 0:
+        return steps, NONE
+    return steps, kkt(Pp, Pi, Pv, Ap, Ai, Av, run, q, l, u, x, y, buffer)
+
+
+@njit(cache=True, fastmath=FAST)
+def settle_diagonal(
+    q,
+    l,
+    u,
+    p,
+    columns,
+    row,
+    coefficient,
+    equal,
+    always,
+    everything,
+    hint,
+    cap,
+    slack,
+    x,
+    y,
+    Pp,
+    Pi,
+    Pv,
+    Ap,
+    Ai,
+    Av,
+    run,
+    buffer,
+):
+    """`diagonal` and, where the set settled, `kkt` of what it gives: the steps and the six numbers."""
+    steps = diagonal(q, l, u, p, columns, row, coefficient, equal, always, everything, hint, cap, slack, x, y)
+    if steps < 0:
+        return steps, NONE
+    return steps, kkt(Pp, Pi, Pv, Ap, Ai, Av, run, q, l, u, x, y, buffer)
+
+
+@njit(cache=True, fastmath=FAST)
+def arrive(q, l, u, out, first, mean, scale, template, varying, source, basis, spread, limits, here):
+    """Check and copy the data into out (n + 2 m,), locate the context (d,) into here; what stands in the way, or 0."""
+    n, m = len(q), len(l)
+    copy_q, copy_l, copy_u = out[:n], out[n : n + m], out[n + m : n + 2 * m]
+    for i in range(n):
+        copy_q[i] = q[i]
+    for i in range(m):
+        copy_l[i], copy_u[i] = l[i], u[i]
+    if not check_vectors(copy_q, copy_l, copy_u):
+        return -1, 0.0
+    same, score = locate(
+        copy_q, copy_l, copy_u, first, mean, scale, template, varying, source, basis, spread, limits, here
+    )
+    if not same:
+        return -2, score
+    return (0 if score <= 1.0 else -3), score
+
+
+@njit(cache=True, fastmath=FAST)
+def express(I, F, q, l, u, y_last, last, reach, tol, out):
+    """One solve in one call: check and copy the data, locate the context, refine, and measure the result.
+
+    I and F hold all constants end to end, as `warmstart.refine.express` packs them; out takes q, l, u, x, y. y_last
+    (m,) are the previous duals, `last` (d,) the previous context. Returns the steps and the six numbers of `kkt`;
+    negative steps say what stands in the way: data to be explained, another constant, out of range, not settled.
+    """
+    n, m, c, e, d, k, v, kind = I[0], I[1], I[2], I[3], I[4], I[5], I[6], I[7]
+    f, nP, nA = I[8], I[9], I[10]
+    ints = np.cumsum(np.array([16, d, v, v, f, c, e, n, n + 1, nP, n + 1, nA, n]))
+    first, varying, source = I[16 : ints[1]], I[ints[1] : ints[2]], I[ints[2] : ints[3]]
+    free, rows, equal, row = I[ints[3] : ints[4]], I[ints[4] : ints[5]], I[ints[5] : ints[6]], I[ints[6] : ints[7]]
+    Pp, Pi, Ap = I[ints[7] : ints[8]], I[ints[8] : ints[9]], I[ints[9] : ints[10]]
+    Ai, run = I[ints[10] : ints[11]], I[ints[11] : ints[12]]
+    copy_q, copy_l, copy_u = out[:n], out[n : n + m], out[n + m : n + 2 * m]
+    x, y = out[n + 2 * m : 2 * n + 2 * m], out[2 * n + 2 * m : 2 * n + 3 * m]
+    for i in range(n):
+        copy_q[i] = q[i]
+    for i in range(m):
+        copy_l[i], copy_u[i] = l[i], u[i]
+    if not check_vectors(copy_q, copy_l, copy_u):
+        return -1, NONE
+    floats = np.cumsum(np.array([0, d, d, k * d, k, 2, n + 2 * m, nP, nA]))
+    mean, scale = F[: floats[1]], F[floats[1] : floats[2]]
+    basis, spread = F[floats[2] : floats[3]].reshape(k, d), F[floats[3] : floats[4]]
+    limits, template = F[floats[4] : floats[5]], F[floats[5] : floats[6]]
+    Pv, Av = F[floats[6] : floats[7]], F[floats[7] : floats[8]]
+    engine = F[floats[8] :]
+    here = np.empty(d)
+    same, score = locate(
+        copy_q, copy_l, copy_u, first, mean, scale, template, varying, source, basis, spread, limits, here
+    )
+    if not same:
+        return -2, NONE
+    if not score <= 1.0:
+        return -3, (score, 0.0, 0.0, 0.0, 0.0, 0.0)
+    moved = 0.0
+    for i in range(d):
+        moved += (here[i] - last[i]) ** 2
+        last[i] = here[i]
+    follow = len(y_last) == m and moved <= reach * reach * d
+    if kind == 0:
+        hint = np.empty(c if follow else 0)
+        if follow:
+            for i in range(c):
+                hint[i] = np.sign(y_last[rows[i]])
+        g = np.cumsum(np.array([0, n + e + c, (n + e + c) * f, c * c, c * (n + e)]))
+        base, V = engine[: g[1]], engine[g[1] : g[2]].reshape(n + e + c, f)
+        W, G = engine[g[2] : g[3]].reshape(c, c), engine[g[3] : g[4]].reshape(c, n + e)
+        steps = schur(
+            copy_q, copy_l, copy_u, free, base, V, W, G, rows, equal, hint, I[11], I[12], I[13], SLACK * tol, x, y
+        )
+    else:
+        hint = np.empty(e if follow else 0)
+        if follow:
+            for i in range(e):
+                hint[i] = y_last[equal[i]]
+        g = np.cumsum(np.array([0, n, n * e, n, e * e, e * e]))
+        p, columns, coefficient = engine[: g[1]], engine[g[1] : g[2]].reshape(n, e), engine[g[2] : g[3]]
+        always, everything = engine[g[3] : g[4]].reshape(e, e), engine[g[4] : g[5]].reshape(e, e)
+        steps = diagonal(
+            copy_q,
+            copy_l,
+            copy_u,
+            p,
+            columns,
+            row,
+            coefficient,
+            equal,
+            always,
+            everything,
+            hint,
+            CAP,
+            SLACK * tol,
+            x,
+            y,
+        )
+    if steps < 0:
+        return -4, (-1.0 - steps, 0.0, 0.0, 0.0, 0.0, 0.0)
+    return steps, kkt(Pp, Pi, Pv, Ap, Ai, Av, run, copy_q, copy_l, copy_u, x, y, np.empty(m))

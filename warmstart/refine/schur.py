@@ -1,0 +1,312 @@
+"""Primal-dual active set steps on the Schur complement of the inequality rows (Hintermueller, Ito and Kunisch, 2002).
+
+With K = [[P, A_E'], [A_E, 0]] factorised once, W = A_I S A_I' (S the leading block of K's inverse) formed once, and the
+solution without inequalities prepared as an affine map of what varies, a step costs one small Cholesky factorisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from scipy.linalg import get_lapack_funcs, lu_solve
+from scipy.sparse.linalg import splu
+
+from warmstart.adapter import Iterate
+from warmstart.context import Context
+from warmstart.fast import kernels
+from warmstart.kkt import KKT, exact, kkt
+from warmstart.problem import QP, Matrices
+from warmstart.refine.rows import Refined, Rows, signs
+
+CAP = 12  # primal-dual steps
+STALL = 2  # of them without fewer changes than ever before, after which the dual method takes over
+PIVOTS = 400  # steps of the dual method
+SLACK = 0.02  # of the tolerance: violations below it are none
+LARGEST = 2500  # candidate rows: beyond, W grows out of the cache and of reason
+WIDEST = 600  # entries of the context
+EDGE = 0.5  # of a hint, beyond which a row is in the set
+FAR = 2.5  # a hint's largest entry: further out is no surer
+SINGULAR = 1e-11  # a pivot below this share of its diagonal entry: the row depends on those before it
+DENSE = 500  # rows of K up to which dense factors are faster
+ACCURACY = 1e-7  # of the prepared solves
+
+POSV, GETRF = get_lapack_funcs(("posv", "getrf"), dtype=np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Schur:
+    """Prepared constants: `base + map @ (q, l, u)[first]` is (x, y_E, z) without inequalities.
+
+    z holds the candidate rows of Ax. Shapes: rows (c,), equal (e,), first (d,), base (n + e + c,), map (n + e + c, d),
+    W (c, c), and G (c, n + e), whose rows say what a dual of 1 takes from (x, y_E).
+    """
+
+    rows: np.ndarray
+    equal: np.ndarray
+    first: np.ndarray
+    base: np.ndarray
+    map: np.ndarray
+    W: np.ndarray
+    G: np.ndarray
+    cap: int
+    name = "schur"
+    discrete = True
+
+    @staticmethod
+    def cost(problem: QP, used: np.ndarray, size: float) -> float:
+        """Multiplications of a step with `size` active rows; infinite where the engine does not apply."""
+        if not 0 < len(used) <= LARGEST:
+            return np.inf
+        return size**3 / 6 + size * len(used) + size * problem.n
+
+    @classmethod
+    def prepare(cls, problem: QP, rows: Rows, used: np.ndarray, context: Context | None) -> Schur | None:
+        """The engine, or None where the problem without inequalities has no unique solution."""
+        n, e = problem.n, len(rows.equal)
+        A = problem.A.tocsr()
+        A_E, A_I = A[rows.equal], A[used]
+        K = sp.csc_matrix(sp.bmat([[problem.P, A_E.T], [A_E, None]]) if e else problem.P)
+        solve = _factor(K)
+        if solve is None:
+            return None
+        first, constant, varying = _right_hand_sides(problem, rows.equal, context)
+        if len(first) > WIDEST:
+            return None
+        G = solve(np.vstack([A_I.T.toarray(), np.zeros((e, len(used)))]))
+        free = solve(np.column_stack([constant, varying]))
+        if G is None or free is None:
+            return None
+        W = A_I @ G[:n]
+        free = np.vstack([free, A_I @ free[:n]])
+        return cls(
+            rows=used,
+            equal=rows.equal,
+            first=first,
+            base=free[:, 0].copy(),
+            map=np.ascontiguousarray(free[:, 1:]),
+            W=np.ascontiguousarray((W + W.T) / 2),
+            G=np.ascontiguousarray(G.T),
+            cap=CAP if (np.diff(A_I.indptr) == 1).all() else 0,
+        )
+
+    def hint(self, problem: QP, iterate: Iterate) -> np.ndarray:
+        """(c,) Signs of the candidate rows' duals."""
+        return self.hint_of(iterate["y"])
+
+    def hint_of(self, y: np.ndarray) -> np.ndarray:
+        """(c,) The hint that duals (m,) give."""
+        return signs(y[self.rows])
+
+    def targets(self, problems: Sequence[QP], iterates: Sequence[Iterate]) -> np.ndarray:
+        """(N, c) What a predictor learns: how far a row is beyond its nearer bound, 1/2 at the edge, in its own units.
+
+        That is W_ii |y| where a row is active and minus its slack elsewhere, from the margin z + W_ii y; the sign is
+        the bound's. Far from any bound it is 0: how far is no matter there.
+        """
+        z = np.array([problem.A[self.rows] @ iterate["x"] for problem, iterate in zip(problems, iterates, strict=True)])
+        y = np.array([iterate["y"][self.rows] for iterate in iterates])
+        margin = z + np.diag(self.W) * y
+        above = margin - np.array([problem.u[self.rows] for problem in problems])
+        below = np.array([problem.l[self.rows] for problem in problems]) - margin
+        beyond = np.maximum(above, below)
+        unit = np.maximum(beyond.std(axis=0), 1e-300)
+        return np.where(above >= below, 1.0, -1.0) * np.clip(EDGE + beyond / unit, 0.0, FAR)
+
+    def solve(self, problem: QP, hint: np.ndarray, tol: float) -> Refined:
+        """The completed iterate, the steps taken, and its KKT where the set settled. An empty hint: the empty set."""
+        fast = kernels()
+        if fast is None:
+            iterate, steps, settled = self._solve(problem, hint, tol)
+            return iterate, steps, kkt(problem, iterate["x"], iterate["y"]) if settled else None
+        x, y = np.empty(problem.n), np.empty(problem.m)
+        steps, found = self.settle(fast, problem.q, problem.l, problem.u, hint, tol, x, y, problem.matrices)
+        if steps < 0:
+            return {}, -1 - steps, None
+        return {"x": x, "y": y}, steps, exact(problem, x, y, KKT(*found))
+
+    def settle(
+        self, fast: Any, q: np.ndarray, l: np.ndarray, u: np.ndarray, hint: np.ndarray, tol: float, x: np.ndarray,
+        y: np.ndarray, matrices: Matrices,
+    ) -> tuple[int, tuple[float, ...]]:  # fmt: skip
+        """The compiled kernel on plain vectors: x and y are filled; steps (negative: unsettled) and the KKT numbers."""
+        return fast.settle_schur(
+            q, l, u, self.first, self.base, self.map, self.W, self.G, self.rows, self.equal, hint, self.cap, STALL,
+            PIVOTS, SLACK * tol, x, y, *matrices.flat, np.empty(len(l)),
+        )  # fmt: skip
+
+    def _solve(self, problem: QP, hint: np.ndarray, tol: float) -> tuple[dict[str, np.ndarray], int, bool]:
+        n, e = problem.n, len(self.equal)
+        free = self.base + self.map @ np.concatenate((problem.q, problem.l, problem.u))[self.first]
+        sets = Sets(self.W, free[n + e :], problem.l[self.rows], problem.u[self.rows], SLACK * tol)
+        sign = np.zeros(len(self.rows))
+        if len(hint):
+            sign[(hint > EDGE) & (sets.high < np.inf)] = 1
+            sign[(hint < -EDGE) & (sets.low > -np.inf)] = -1
+        active, dual, sign, steps, settled = sets.primal_dual(sign, self.cap)
+        if not settled:
+            active, dual, sign, more, settled = sets.dual_method(active, sign)
+            steps += more
+        if not settled:
+            return {}, steps, False
+        point = free[: n + e] - dual @ self.G[active]
+        y = np.zeros(problem.m)
+        y[self.rows[active]] = np.where(dual * sign[active] > 0, dual, 0.0)
+        y[self.equal] = point[n:]
+        return {"x": point[:n], "y": y}, steps, True
+
+
+Found = tuple[np.ndarray, np.ndarray, np.ndarray, int, bool]
+"""Active rows (k,), their duals (k,), the signs of all rows (c,), steps, and whether the set settled."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sets:
+    """The NumPy twins of the kernels `primal_dual` and `dual_active_set`, on one problem's z = free - W y."""
+
+    W: np.ndarray
+    free: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    slack: float
+
+    def primal_dual(self, sign: np.ndarray, cap: int) -> Found:
+        """Primal-dual active set steps: all rows change sides at once."""
+        best, stalled, steps = len(sign) + 1, 0, 0
+        while cap:
+            active, dual, z = np.flatnonzero(sign), np.zeros(0), self.free
+            if len(active):
+                if steps == cap or stalled == STALL:
+                    break
+                active, dual = self._duals(active, sign)
+                z = self.free - dual @ self.W[active]
+                steps += 1
+            new = sign.copy()
+            wrong = active[dual * sign[active] < -self.slack]
+            new[wrong] = np.where(self.low[wrong] == self.high[wrong], -sign[wrong], 0)
+            new[(sign == 0) & (z > self.high + self.slack)] = 1
+            new[(sign == 0) & (z < self.low - self.slack)] = -1
+            changes = int((new != sign).sum())
+            if changes == 0:
+                return active, dual, sign, steps, True
+            best, stalled = (changes, 0) if changes < best else (best, stalled + 1)
+            sign = new
+            if not sign.any():
+                steps += 1
+            if steps > cap:
+                break
+        return np.flatnonzero(sign), np.zeros(0), sign, steps, False
+
+    def dual_method(self, active: np.ndarray, sign: np.ndarray) -> Found:
+        """Dual active set steps: one row at a time, after leaving out rows until no dual has the wrong sign."""
+        steps = 0
+        dual = np.zeros(0)
+        while len(active):
+            active, dual = self._duals(active, sign)
+            pair = self.low[active] == self.high[active]
+            sign[active[pair]] = np.where(dual[pair] > 0, 1, -1)
+            steps += 1
+            right = dual * sign[active] >= 0
+            active, dual = active[right], dual[right]
+            if right.all():
+                break
+        sign = np.where(np.isin(np.arange(len(sign)), active), sign, 0)
+        while True:
+            z = self.free - dual @ self.W[active]
+            violation = np.where(sign == 0, np.maximum(z - self.high, self.low - z), -np.inf)
+            p = int(violation.argmax())
+            if not violation[p] > self.slack:
+                return active, dual, sign, steps, True
+            toward, worst, added = (1.0 if z[p] > self.high[p] else -1.0), violation[p], 0.0
+            while True:
+                if steps == PIVOTS:
+                    return active, dual, sign, steps, False
+                steps += 1
+                column = self.W[active, p]
+                r, _ = self._solve_rows(active, column)
+                pivot = self.W[p, p] - column @ r
+                regular = pivot > SINGULAR * self.W[p, p]
+                slope = r * toward * sign[active]
+                allowed = np.where((slope > 0) & (self.low[active] != self.high[active]), dual * sign[active], np.inf)
+                step = np.divide(allowed, slope, out=np.full(len(slope), np.inf), where=slope > 0)
+                blocking = int(step.argmin()) if len(step) else -1
+                full = worst / pivot if regular else np.inf
+                size = min(full, step[blocking]) if blocking >= 0 else full
+                if size == np.inf:
+                    return active, dual, sign, steps, False
+                dual = dual - r * toward * size
+                added += toward * size
+                if size == full:
+                    active, dual, sign[p] = np.append(active, p), np.append(dual, added), toward
+                    break
+                worst -= pivot * size if regular else 0.0
+                sign[active[blocking]] = 0
+                active, dual = np.delete(active, blocking), np.delete(dual, blocking)
+
+    def _solve_rows(self, active: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, int]:
+        """The solution of W[active, active] v = right, and the first row that depends on those before it, or 0."""
+        if not len(active):
+            return np.zeros(0), 0
+        _, solution, dependent = POSV(self.W[active[:, None], active], right, lower=1)
+        return solution, dependent
+
+    def _duals(self, active: np.ndarray, sign: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Duals that put the active rows on their bounds; rows that depend on the others leave the set."""
+        while True:
+            bound = np.where(sign[active] > 0, self.high[active], self.low[active])
+            dual, dependent = self._solve_rows(active, self.free[active] - bound)
+            if not dependent:
+                return active, dual
+            sign[active[dependent - 1]] = 0
+            active = np.delete(active, dependent - 1)
+
+
+def _right_hand_sides(
+    problem: QP, equal: np.ndarray, context: Context | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where the context is read, and K's right-hand sides (-q, b_E): the constant part, and one column per entry."""
+    n, m, e = problem.n, problem.m, len(equal)
+    constant = np.concatenate([-problem.q, problem.l[equal]])
+    if context is None:
+        return np.zeros(0, dtype=np.int64), constant, np.zeros((n + e, 0))
+    position = np.full(n + 2 * m, -1)
+    position[:n] = np.arange(n)
+    position[n + equal] = n + np.arange(e)
+    at = position[context.varying]
+    matter = at >= 0
+    columns, source = np.unique(context.source[matter], return_inverse=True)
+    varying = np.zeros((n + e, len(columns)))
+    varying[at[matter], source] = np.where(at[matter] < n, -1.0, 1.0)
+    constant[at[matter]] = 0.0
+    return context.first[columns], constant, varying
+
+
+def _factor(K: sp.csc_matrix) -> Callable[[np.ndarray], np.ndarray | None] | None:
+    """A solve with K that gives None where it is inaccurate; None where K is singular."""
+    solve_once = _dense_factor(K.toarray()) if len(K.indptr) <= DENSE + 1 else _sparse_factor(K)
+    if solve_once is None:
+        return None
+    largest = float(np.abs(K.data).max(initial=0.0))
+
+    def solve(right: np.ndarray) -> np.ndarray | None:
+        solution = solve_once(right)
+        size = np.abs(right).max(initial=0.0) + largest * np.abs(solution).max(initial=0.0)
+        error = np.abs(K @ solution - right).max(initial=0.0)
+        return solution if error <= ACCURACY * size and np.isfinite(solution).all() else None
+
+    return solve
+
+
+def _dense_factor(K: np.ndarray) -> Callable[[np.ndarray], np.ndarray] | None:
+    factor, pivots, info = GETRF(K)
+    return None if info else (lambda right: lu_solve((factor, pivots), right, check_finite=False))
+
+
+def _sparse_factor(K: sp.csc_matrix) -> Callable[[np.ndarray], np.ndarray] | None:
+    try:
+        return splu(K).solve
+    except RuntimeError:  # exactly singular
+        return None

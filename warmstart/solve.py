@@ -1,0 +1,280 @@
+"""The flow of one solve: predict, guard, run the stock solver, verify, and once more cold where that did not arrive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from warmstart import adapter as seam
+from warmstart.adapter import ACCEPT, Engine, Express, Iterate, Outcome, Residual, Start, Status, Workspace
+from warmstart.errors import ProblemError, StructureError
+from warmstart.guard import conform, credible, data_size, judge, unsettled
+from warmstart.plan import make_plan
+from warmstart.problem import Problem
+from warmstart.result import STAGES, Result
+
+NO_HINT = np.zeros(0)
+
+
+def solve(problem: Problem, warm_start: Any = None, **options: Any) -> Result:
+    """The Result of one problem; a loop keeps a `Solver` instead. Options are those of `Solver`."""
+    return Solver(problem, warm_start, **options).solve()
+
+
+class Solver:
+    """A stock solver kept open for problems of one structure, with starts from a model.
+
+    `warm_start`: a Model, a callable problem -> Start, a Start, "previous" or None. `solver`: its name, by default the
+    one for the problem's class. `tol`: by default the solver's own. `max_iterations`: of the cold run (a run from a
+    start has the model's budget). `time_limit`: seconds for everything that one solve does. `verify`: "residual"
+    accepts a start that meets the tolerance by our residuals after 0 iterations, "solver" lets the solver confirm it.
+
+    Belongs to one thread. Raises ProblemError, StructureError or StartError for unusable input.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        warm_start: Any = None,
+        *,
+        solver: str | None = None,
+        tol: float | None = None,
+        max_iterations: int | None = None,
+        time_limit: float | None = None,
+        verify: str = "residual",
+    ) -> None:
+        self.adapter = seam.load(solver or seam.default_solver(problem))
+        self._check_class(problem)
+        self.tol = _positive("tol", self.adapter.tolerance if tol is None else tol)
+        self.max_iterations = self.adapter.max_iterations if max_iterations is None else _count(max_iterations)
+        self.time_limit = np.inf if time_limit is None else _positive("time_limit", time_limit)
+        if verify not in ("residual", "solver"):
+            raise ProblemError(f'verify is {verify!r}; accepted: "residual", "solver"')
+        self.verify = verify
+        self.problem: Problem = problem
+        self.previous: Iterate | None = None
+        self.plan = make_plan(warm_start, self.adapter, problem, self.tol)
+        self._size = 1.0  # of the data, as far as it had to be known
+        self._workspace: Workspace | None = None
+        if self.plan.parameters or self.plan.propose or self.plan.engine:
+            self._workspace = self.adapter.open(problem, self.plan.parameters)
+
+    def solve(self, problem: Problem | None = None, **changes: Any) -> Result:
+        """The Result of `problem`, or of the Solver's current one with some fields changed (q=..., l=..., u=...)."""
+        clock = Clock()
+        if self.plan.express and (problem is None or not changes):
+            arrival = self._express(self.plan.express, self.problem if problem is None else problem, changes, clock)
+            if isinstance(arrival, Result):
+                return arrival
+            if arrival is not None:
+                return self._finish(arrival.problem, clock, arrival.reason, arrival.steps)
+        if problem is None:
+            problem = self.problem.replace(**changes) if changes else self.problem
+        elif changes:
+            raise ProblemError(f"pass a problem or changed fields ({', '.join(changes)}), not both")
+        self._check_class(problem)
+        problem = problem.sharing(self.problem)
+        if problem.token is not self.problem.token and problem.structure != self.problem.structure:
+            raise StructureError(f"{_difference(problem, self.problem)}; open a new Solver for it")
+        if self.plan.admit:
+            self.plan.admit(problem)
+        return self._finish(problem, clock)
+
+    def _finish(self, problem: Any, clock: Clock, reason: str = "", steps: int = 0) -> Result:
+        """The Result of a checked problem; a `reason` why no start may be used leaves out predicting one."""
+        if self._workspace:
+            self._workspace.update(problem)
+        clock.lap("check")
+        result = self._solve(problem, clock, reason, steps)
+        self.problem = problem
+        if result.status is Status.SOLVED:
+            self.previous = result.iterate
+        return result
+
+    def solve_batch(self, problems: Iterable[Problem]) -> list[Result]:
+        """The Results of many problems, in order, on one workspace."""
+        return [self.solve(problem) for problem in problems]
+
+    def _express(self, express: Express, problem: Any, changes: Mapping[str, Any], clock: Clock) -> Result | Any | None:
+        """The Result of an undisturbed solve; what the call found in the way; None where the flow has to look at it."""
+        self._check_class(problem)
+        arrival = express(problem, changes, self.tol)
+        if arrival is None or arrival.reason:
+            return arrival
+        problem, iterate, steps, measured, _ = arrival
+        residual = self.adapter.grade(measured, self.tol)
+        if residual.ratio > 1 or not self._believe(problem, residual):
+            return None
+        clock.lap("refine")
+        if self.verify == "solver":
+            return self._confirm(problem, Start(iterate, self.plan.refined_parameters), clock, steps)
+        self.problem, self.previous = problem, iterate
+        return Result(Status.SOLVED, iterate, residual, 0, 0, False, True, "", clock.seconds, steps, None, problem)
+
+    def _confirm(self, problem: Any, start: Start, clock: Clock, steps: int) -> Result | None:
+        """The Result where the solver agrees with the express call; None where the flow has to look at it."""
+        assert self._workspace is not None
+        self._workspace.update(problem)
+        outcome, residual = self._run(self._workspace, start, self.plan.budget, problem, clock)
+        if outcome.status is not Status.SOLVED or not self._believe(problem, residual):
+            return None
+        self.problem, self.previous = problem, outcome.iterate
+        return self._result(problem, outcome, residual, clock, "", steps)
+
+    def _check_class(self, problem: Any) -> None:
+        if not isinstance(problem, self.adapter.problem):
+            raise ProblemError(
+                f"{self.adapter.name} solves a {self.adapter.problem.__name__}, not a {type(problem).__name__}"
+            )
+
+    def _solve(self, problem: Any, clock: Clock, reason: str, steps: int) -> Result:
+        start, residual = None, None
+        if not reason:
+            start, reason = self._propose(problem, clock)
+            if self.plan.engine and not reason:
+                start, steps, residual, reason = self._refine(self.plan.engine, problem, start, clock)
+        if start and start.iterate and self.plan.guarded:
+            residual, reason = judge(self.adapter, problem, start.iterate, self.tol, residual)
+            clock.lap("guard")
+            if residual.ratio <= 1 and self.verify == "residual" and self._believe(problem, residual):
+                return self._result(problem, Outcome(start.iterate, Status.SOLVED, 0), residual, clock, "", steps)
+        if reason:
+            start = None
+        iterations = 0
+        if self._workspace and (start or self.plan.parameters):
+            budget = self.plan.budget if start else self.plan.cold_budget
+            outcome, residual = self._run(self._workspace, start, budget, problem, clock)
+            if outcome.status is Status.SOLVED and (start is None or self._believe(problem, residual)):
+                return self._result(problem, outcome, residual, clock, reason, steps)
+            iterations = outcome.iterations
+            what = "out of proportion to the data" if outcome.status is Status.SOLVED else outcome.status
+            reason = reason or f"{what} after {iterations} iterations from the start"
+            fallback = True
+        else:
+            fallback = False
+        outcome, residual = self._run(self.adapter.open(problem, {}), None, None, problem, clock)
+        return self._result(problem, outcome, residual, clock, reason, steps, iterations if fallback else None)
+
+    def _propose(self, problem: Any, clock: Clock) -> tuple[Start | None, str]:
+        """The start as the solver's own arrays, and the reason where there is none."""
+        if self.plan.propose is None:
+            return None, self.plan.why_cold
+        start, reason = self.plan.propose(problem, self.previous)
+        if start is not None:
+            start, reason = conform(self.adapter, problem, start)
+        clock.lap("predict")
+        return start, reason
+
+    def _refine(
+        self, engine: Engine, problem: Any, start: Start | None, clock: Clock
+    ) -> tuple[Start | None, int, Residual | None, str]:
+        """The refined start, the steps, and its residuals; where they did not settle, the given start, if any."""
+        hint = NO_HINT if start is None or start.hint is None else start.hint
+        iterate, steps, measured = engine.solve(problem, hint, self.tol)
+        residual = None if measured is None else self.adapter.grade(measured, self.tol)
+        clock.lap("refine")
+        if residual is not None:
+            return Start(iterate, self.plan.refined_parameters), steps, residual, ""
+        if start is not None and start.iterate:
+            return start, steps, None, ""
+        return None, steps, None, unsettled(steps)
+
+    def _run(
+        self, workspace: Workspace, start: Start | None, budget: int | None, problem: Any, clock: Clock
+    ) -> tuple[Outcome, Residual]:
+        """One run and, while the solver stops by its own test short of ours, its continuation within the budget."""
+        limit = self.max_iterations if budget is None else min(budget, self.max_iterations)
+        outcome = workspace.run(start, self.tol, limit, self._remaining(clock))
+        clock.lap("solve")
+        residual = self.adapter.residual(problem, outcome.iterate, self.tol)
+        clock.lap("verify")
+        iterations = outcome.iterations
+        while outcome.status is Status.SOLVED and residual.ratio > ACCEPT:
+            if iterations >= limit or self._remaining(clock) <= 0:
+                return Outcome(outcome.iterate, Status.LIMIT, iterations), residual
+            outcome = workspace.resume(self.tol, limit - iterations, self._remaining(clock))
+            clock.lap("solve")
+            residual = self.adapter.residual(problem, outcome.iterate, self.tol)
+            clock.lap("verify")
+            iterations += max(outcome.iterations, 1)
+        status = outcome.status
+        if status is Status.LIMIT and residual.ratio <= 1:
+            status = Status.SOLVED  # stopped between two checks, at an iterate that meets the tolerance
+        return Outcome(outcome.iterate, status, iterations, outcome.certificate), residual
+
+    def _believe(self, problem: Any, residual: Residual) -> bool:
+        """Whether an answer from a start is credible; the data are measured only where the last measure will not do."""
+        if credible(residual, self.tol, self._size):
+            return True
+        self._size = data_size(problem)
+        return credible(residual, self.tol, self._size)
+
+    def _remaining(self, clock: Clock) -> float:
+        return np.inf if self.time_limit == np.inf else max(self.time_limit - clock.total(), 1e-6)
+
+    def _result(
+        self,
+        problem: Any,
+        outcome: Outcome,
+        residual: Residual,
+        clock: Clock,
+        reason: str,
+        steps: int,
+        warm: int | None = None,
+    ) -> Result:
+        return Result(
+            status=outcome.status,
+            iterate=outcome.iterate,
+            residual=residual,
+            iterations=outcome.iterations if warm is None else warm,
+            fallback_iterations=0 if warm is None else outcome.iterations,
+            fallback=warm is not None,
+            start_used=not reason,
+            reason=reason,
+            seconds=clock.seconds,
+            refine_steps=steps,
+            certificate=outcome.certificate,
+            problem=problem,
+        )
+
+
+class Clock:
+    """Seconds of wall time by stage since it was made."""
+
+    __slots__ = ("_begin", "_last", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+        self._begin = self._last = perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """Count the time since the last lap to `stage`."""
+        now = perf_counter()
+        self.seconds[stage] += now - self._last
+        self._last = now
+
+    def total(self) -> float:
+        """Seconds since the clock was made."""
+        return perf_counter() - self._begin
+
+
+def _difference(problem: Any, known: Any) -> str:
+    for name, values in problem.fields.items():
+        if len(values) != len(known.fields[name]):
+            return f"{name} has {len(values)} entries, in the problem of this Solver {len(known.fields[name])}"
+    return f"{' or '.join(problem.heavy)} has another shape or sparsity pattern than in the problem of this Solver"
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
+        raise ProblemError(f"max_iterations is {value!r}; expected a positive whole number")
+    return int(value)
+
+
+def _positive(name: str, value: Any) -> float:
+    if not isinstance(value, (int, float, np.number)) or isinstance(value, bool) or not 0 < value < np.inf:
+        raise ProblemError(f"{name} is {value!r}; expected a positive finite number")
+    return float(value)
