@@ -1,0 +1,123 @@
+"""Families: named, seeded sources of problems of one structure, one file per application field."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from warmstart.errors import FamilyError
+from warmstart.families.family import Family
+from warmstart.families.problem_file import read_problems, write_problems
+from warmstart.families.user import ProblemsFamily, load_attribute, suggestion
+
+__all__ = [
+    "Family",
+    "ProblemsFamily",
+    "description",
+    "family",
+    "find",
+    "load_attribute",
+    "names",
+    "read_problems",
+    "write_problems",
+]
+
+
+class Entry(NamedTuple):
+    """Where a built-in family lives, and what it is."""
+
+    module: str
+    attribute: str
+    description: str
+
+
+FAMILIES: dict[str, Entry] = {
+    "mpc-quadcopter": Entry(
+        "warmstart.families.control", "Quadcopter", "quadcopter in gusts, 12 states, 4 inputs; the state changes"
+    ),
+    "mpc-masses": Entry(
+        "warmstart.families.control", "Masses", "six oscillating masses, 12 states, 3 inputs; the state changes"
+    ),
+    "mpc-large": Entry(
+        "warmstart.families.control", "LargeMasses", "eighteen masses, 36 states, 9 inputs; the state changes"
+    ),
+    "portfolio": Entry(
+        "warmstart.families.finance", "Portfolio", "200 assets, 20 risk factors; expected returns change"
+    ),
+    "portfolio-large": Entry(
+        "warmstart.families.finance", "LargePortfolio", "1000 assets, 50 risk factors; expected returns change"
+    ),
+    "qp-inequality": Entry(
+        "warmstart.families.inequality", "Inequality", "100 variables, 300 dense inequalities; the linear cost changes"
+    ),
+    "lasso-qp": Entry(
+        "warmstart.families.lasso", "LassoQP", "lasso with 50 columns and 150 rows, as a QP; the signal changes"
+    ),
+    "random-qp": Entry(
+        "warmstart.families.random_qp", "RandomQP", "50 variables, 500 inequalities; everything changes, P and A too"
+    ),
+}
+"""The built-in families; a module is imported when its family is asked for."""
+
+
+def names() -> tuple[str, ...]:
+    """The names of the built-in families."""
+    return tuple(FAMILIES)
+
+
+def description(name: str) -> str:
+    """One line on a built-in family."""
+    return _entry(name).description
+
+
+def family(name: str, **settings: Any) -> Family:
+    """A built-in family, with some of its settings changed; texts are converted to the type of the default.
+
+    Raises FamilyError for an unknown name or setting, and for a value that does not fit.
+    """
+    entry = _entry(name)
+    cls = getattr(importlib.import_module(entry.module), entry.attribute)
+    defaults = {field.name: field.default for field in fields(cls)}
+    return cls(**{key: _convert(name, defaults, key, value) for key, value in settings.items()})
+
+
+def find(text: str, settings: Mapping[str, Any] | None = None, app_dir: str | Path | None = None) -> Family:
+    """The family that a user means: a built-in name, an `.npz` file of problems, or `module:attribute`.
+
+    Raises FamilyError, with the names that are close, when it is none of these.
+    """
+    if text in FAMILIES:
+        return family(text, **(settings or {}))
+    if not text.endswith(".npz") and ":" not in text:
+        _entry(text)
+    if settings:
+        raise FamilyError(f"{text} takes no settings; only the built-in families do: {', '.join(FAMILIES)}")
+    if text.endswith(".npz"):
+        return ProblemsFamily(read_problems(text), name=Path(text).stem)
+    return load_attribute(text, app_dir)
+
+
+def _entry(name: str) -> Entry:
+    if name not in FAMILIES:
+        hint = suggestion(name, FAMILIES)
+        others = "or pass an .npz file of problems or module:attribute"
+        raise FamilyError(f"unknown family {name!r}{hint}; the families are: {', '.join(FAMILIES)}; {others}")
+    return FAMILIES[name]
+
+
+def _convert(name: str, defaults: Mapping[str, Any], key: str, value: Any) -> int | float:
+    if key not in defaults:
+        accepted = ", ".join(f"{setting}={default}" for setting, default in defaults.items())
+        raise FamilyError(f"{name} has no setting {key!r}; its settings are: {accepted}")
+    kind = type(defaults[key])
+    try:
+        number = float(value)
+        if not 0 < number < float("inf") or kind(number) != number:
+            raise ValueError
+    except (TypeError, ValueError):
+        wanted = "whole number" if kind is int else "number"
+        raise FamilyError(f"{name}: {key} is {value!r}; expected a positive {wanted}") from None
+    return kind(number)

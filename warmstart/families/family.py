@@ -1,0 +1,82 @@
+"""What a family is, and the seeded streams that all families draw from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from warmstart.adapter import Iterate
+from warmstart.errors import FamilyError
+from warmstart.problem import Problem
+
+SPLITS = ("train", "validation", "test")
+
+
+@runtime_checkable
+class Family(Protocol):
+    """A named, seeded source of problems of one structure.
+
+    The structure and all constants depend on the settings alone, never on the seed or the split.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name that reports and model cards show."""
+        ...
+
+    @property
+    def solver(self) -> str:
+        """The name of the solver that these problems are for, unless the user chooses another."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, int | float]:
+        """The size settings in force, by name."""
+        ...
+
+    @property
+    def has_trajectory(self) -> bool:
+        """Whether `trajectory` gives consecutive problems."""
+        ...
+
+    def sample(self, count: int, seed: int, split: str) -> Iterator[Problem]:
+        """`count` independent problems; the first ones of a longer stream are those of a shorter one."""
+        ...
+
+    def trajectory(self, length: int, seed: int, split: str) -> Iterator[Problem]:
+        """`length` consecutive problems."""
+        ...
+
+    def shift(self, iterate: Iterate) -> Iterate:
+        """The iterate moved on by one stage, as a start for the next problem of a trajectory."""
+        return iterate
+
+
+def stream(name: str, split: str, seed: int) -> np.random.Generator:
+    """The generator of these three arguments. Raises FamilyError for an unknown split or a negative seed."""
+    if split not in SPLITS:
+        raise FamilyError(f"unknown split {split!r}; the splits are: {', '.join(SPLITS)}")
+    if seed < 0:
+        raise FamilyError(f"seed is {seed}; pass 0 or a positive integer")
+    return np.random.default_rng(np.random.SeedSequence([*_words(name), SPLITS.index(split), seed]))
+
+
+def structure_stream(name: str) -> np.random.Generator:
+    """The generator of a family's structure and constants: the same for every seed and split."""
+    return np.random.default_rng(np.random.SeedSequence([*_words(name), *_words("structure")]))
+
+
+def normals(generator: np.random.Generator, size: int, persistence: float) -> Iterator[np.ndarray]:
+    """Endless vectors (size,) from N(0, I): independent at persistence 0, else a stationary AR(1) process."""
+    z = generator.standard_normal(size)
+    while True:
+        yield z
+        z = persistence * z + np.sqrt(1 - persistence**2) * generator.standard_normal(size)
+
+
+def _words(text: str) -> list[int]:
+    """Eight 32-bit words of the text's SHA-256."""
+    return np.frombuffer(hashlib.sha256(text.encode()).digest(), dtype="<u4").tolist()

@@ -1,0 +1,175 @@
+"""Problems in `.npz` files: fields named as the dataclass's, constant ones once, varying ones stacked."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from warmstart.errors import FamilyError, ProblemError
+from warmstart.problem import QP, Problem
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the fields of a problem class lie in a file: which are matrices, which are vectors."""
+
+    problem: type[QP]
+    matrices: tuple[str, ...]
+    vectors: tuple[str, ...]
+
+
+LAYOUTS = {"QP": Layout(QP, ("P", "A"), ("q", "l", "u"))}
+"""The accepted values of a file's `kind`."""
+
+
+def write_problems(path: str | Path, problems: Sequence[Problem]) -> None:
+    """Writes problems of one structure as `.npz`: fields that are the same in all once, the others stacked.
+
+    A matrix M is stored in compressed columns: M_data, M_indices, M_indptr, M_shape. One problem has no leading axes.
+    """
+    if not problems:
+        raise FamilyError("no problems to write")
+    first = problems[0]
+    layout = LAYOUTS.get(type(first).__name__)
+    if layout is None or any(p.structure != first.structure for p in problems):
+        raise FamilyError(f"only problems of one structure can be written, of a class among: {', '.join(LAYOUTS)}")
+    fields = {name: _merge([p.fields[name] for p in problems]) for name in (*layout.matrices, *layout.vectors)}
+    if len(problems) > 1 and all(values.ndim == 1 for values in fields.values()):
+        fields[layout.vectors[0]] = np.stack([p.fields[layout.vectors[0]] for p in problems])  # so that k can be read
+    entries: dict[str, Any] = {"kind": np.array(type(first).__name__)}
+    for name in layout.matrices:
+        matrix = getattr(first, name)
+        entries |= {f"{name}_data": fields.pop(name), f"{name}_shape": np.array(matrix.shape)}
+        entries |= {f"{name}_indices": matrix.indices, f"{name}_indptr": matrix.indptr}
+    entries |= fields
+    with Path(path).open("wb") as file:  # given a name, savez may change it
+        np.savez_compressed(file, **entries)
+
+
+def _merge(values: list[np.ndarray]) -> np.ndarray:
+    """One array where all are the same, else their stack."""
+    if all(v is values[0] or np.array_equal(v, values[0]) for v in values):
+        return values[0]
+    return np.stack(values)
+
+
+def read_problems(path: str | Path) -> list[Problem]:
+    """The problems of an `.npz` file (see `write_problems`); matrices may also be dense: M (r, n) or (k, r, n).
+
+    Raises FamilyError for a file that does not follow the format, ProblemError for data that make no problem.
+    """
+    entries = _load(Path(path))
+    kind = str(entries.get("kind", "missing"))
+    if kind not in LAYOUTS:
+        raise FamilyError(f"{path}: its `kind` is {kind}; the kinds are: {', '.join(LAYOUTS)}")
+    layout = LAYOUTS[kind]
+    fields = {name: _matrices(path, entries, name) for name in layout.matrices}
+    fields |= {name: _vectors(path, entries, name) for name in layout.vectors}
+    count = _count(path, {name: len(values) for name, values in fields.items() if isinstance(values, list)})
+    return _build(path, layout, fields, count)
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    """Every array of the file."""
+    if not path.is_file():
+        raise FamilyError(f"{path}: no such file")
+    damage = (OSError, ValueError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
+    try:
+        with path.open("rb") as file:  # given a name, load leaves the file open when it fails
+            loaded = np.load(file, allow_pickle=False)
+            if not isinstance(loaded, np.lib.npyio.NpzFile):
+                raise ValueError("it holds one array")
+            return {name: loaded[name] for name in loaded.files}
+    except damage as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FamilyError(f"{path}: not a readable .npz file of numbers ({reason})") from None
+
+
+Values = Any | list[Any]
+"""A field's one value, or the list of the values that it takes from problem to problem."""
+
+
+def _vectors(path: str | Path, entries: Mapping[str, np.ndarray], name: str) -> Values:
+    value = _entry(path, entries, name)
+    if value.ndim not in (1, 2):
+        raise FamilyError(f"{path}: {name} has shape {value.shape}; expected (n,), or (k, n) for k problems")
+    return list(value) if value.ndim == 2 else value
+
+
+def _matrices(path: str | Path, entries: Mapping[str, np.ndarray], name: str) -> Values:
+    if name not in entries and f"{name}_data" in entries:
+        return _sparse_matrices(path, entries, name)
+    value = _entry(path, entries, name)
+    if value.ndim not in (2, 3):
+        raise FamilyError(f"{path}: {name} has shape {value.shape}; expected (r, n), or (k, r, n) for k problems")
+    if value.ndim == 2:
+        return value
+    columns, rows = np.nonzero((value != 0).any(axis=0).T)  # one pattern for all: zeros of some are kept
+    indptr = np.searchsorted(columns, np.arange(value.shape[2] + 1))
+    return [sp.csc_matrix((v[rows, columns], rows, indptr), shape=value.shape[1:]) for v in value]
+
+
+def _sparse_matrices(path: str | Path, entries: Mapping[str, np.ndarray], name: str) -> Values:
+    data, indices, indptr, shape = (
+        _entry(path, entries, f"{name}_{p}") for p in ("data", "indices", "indptr", "shape")
+    )
+    whole = all(np.issubdtype(part.dtype, np.integer) for part in (indices, indptr, shape))
+    flat = indices.ndim == indptr.ndim == 1 and shape.shape == (2,) and data.ndim in (1, 2)
+    if not whole or not flat or data.shape[-1] != len(indices):
+        raise FamilyError(
+            f"{path}: {name} must have {name}_data (nnz,) or (k, nnz), and integers {name}_indices (nnz,), "
+            f"{name}_indptr (n + 1,), {name}_shape (2,)"
+        )
+    values = [_sparse(path, name, d, indices, indptr, shape) for d in np.atleast_2d(data)]
+    return values if data.ndim == 2 else values[0]
+
+
+def _sparse(path: str | Path, name: str, data: np.ndarray, *parts: np.ndarray) -> sp.csc_matrix:
+    indices, indptr, shape = parts
+    rows, columns = (int(size) for size in shape)
+    try:
+        matrix = sp.csc_matrix((data, indices, indptr), shape=(rows, columns))
+        matrix.check_format(full_check=True)
+    except ValueError as error:
+        raise FamilyError(
+            f"{path}: {name} is not in compressed columns of shape ({rows}, {columns}): {error}"
+        ) from None
+    return matrix
+
+
+def _entry(path: str | Path, entries: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    """A numeric entry as it stands in the file."""
+    if name not in entries:
+        raise FamilyError(f"{path}: the field {name} is missing; the file has: {', '.join(sorted(entries))}")
+    value = entries[name]
+    if not np.issubdtype(value.dtype, np.number) or np.iscomplexobj(value):
+        raise FamilyError(f"{path}: {name} has dtype {value.dtype}; expected real numbers")
+    return value
+
+
+def _count(path: str | Path, counts: Mapping[str, int]) -> int:
+    """How many problems the stacked fields hold."""
+    if len(set(counts.values())) > 1:
+        raise FamilyError(f"{path}: the fields hold different numbers of problems: {dict(counts)}")
+    count = next(iter(counts.values()), 1)
+    if count == 0:
+        raise FamilyError(f"{path}: it holds no problem")
+    return count
+
+
+def _build(path: str | Path, layout: Layout, fields: Mapping[str, Values], count: int) -> list[Problem]:
+    problems: list[Any] = []
+    for k in range(count):
+        varying = {name: values[k] for name, values in fields.items() if isinstance(values, list)}
+        try:
+            problems.append(problems[0].replace(**varying) if problems else layout.problem(**{**fields, **varying}))
+        except ProblemError as error:
+            raise ProblemError(f"{path}, row {k}: {error}") from None
+    return problems
