@@ -1,0 +1,237 @@
+"""A Model: trained predictors, tuned solver parameters and the choice between them, for one family, in one file."""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from warmstart import model_file, predictors
+from warmstart.adapter import Adapter, Engine, Iterate, Parameters, Screen, Start
+from warmstart.context import BoundContext, Context
+from warmstart.errors import ModelFileError, StructureError
+from warmstart.fast import kernels
+from warmstart.guard import NOTHING
+from warmstart.plan import Plan, Proposal
+from warmstart.predictors import Regressor
+
+TUNED_ONLY = "the model chose tuned parameters only"
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """What training chose for one tolerance: where starts come from and what the solver is set to.
+
+    `predictor` is a name in the Model, or None for no start at all; with `refine` it gives hints, and None means that
+    the refinement begins with nothing. `follow` says that a problem whose context moved no further than `reach` from
+    the last one starts from the last solution, with `follow_parameters`; with `follow_only` any other problem is solved
+    with tuned parameters alone.
+    """
+
+    predictor: str | None
+    refine: bool
+    parameters: Parameters
+    tuned: Parameters
+    budget: int
+    cold_budget: int
+    follow: bool = False
+    follow_parameters: Parameters = field(default_factory=dict)
+    reach: float = 0.0
+    follow_only: bool = False
+
+    def card(self) -> dict[str, Any]:
+        """The pipeline as JSON."""
+        return {name: dict(v) if isinstance(v, Mapping) else v for name, v in vars(self).items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A trained predictor with its card; pass it as `warm_start`. Immutable, may be shared between threads.
+
+    `pipelines` has one entry per trained tolerance; a Solver takes the one nearest to its own on a log scale. Where the
+    `fast` extra is not installed, `uncompiled` takes its place: another choice may be faster there.
+    """
+
+    card: Mapping[str, Any]
+    context: Context
+    slots: Mapping[str, tuple[int, ...]]
+    predictors: Mapping[str, Regressor]
+    pipelines: Mapping[float, Pipeline]
+    screen: Screen | None = None
+    uncompiled: Mapping[float, Pipeline] = field(default_factory=dict)
+
+    def pipeline(self, tol: float) -> Pipeline:
+        """The pipeline trained for the tolerance nearest `tol`, for this machine with or without compiled kernels."""
+        pipelines = self.uncompiled if self.uncompiled and kernels() is None else self.pipelines
+        return pipelines[min(pipelines, key=lambda t: abs(np.log(t / tol)))]
+
+    def plan(self, adapter: Adapter, problem: Any, tol: float) -> Plan:
+        """The Plan of a Solver opened on `problem`. Raises StructureError where the model is for other problems."""
+        if adapter.name != self.card["solver"]:
+            raise StructureError(f"this model was trained for {self.card['solver']}, not for {adapter.name}")
+        pipeline, bound = self.pipeline(tol), self.context.bind(problem)
+        engine = adapter.engine(problem, self.context, self.screen) if pipeline.refine else None
+        propose = None
+        if engine or pipeline.predictor or pipeline.follow:
+            propose = Proposer(self, pipeline, bound, engine)
+        express = None
+        if engine and not pipeline.follow_only:
+            regressor = self.predictors[pipeline.predictor] if pipeline.predictor else None
+            express = adapter.express(engine, bound, problem, pipeline.reach if pipeline.follow else 0.0, regressor)
+        return Plan(
+            pipeline.tuned,
+            propose,
+            pipeline.budget,
+            pipeline.cold_budget,
+            why_cold=TUNED_ONLY,
+            engine=engine,
+            refined_parameters=pipeline.parameters,
+            express=express,
+            admit=bound.admit,
+        )
+
+    def __call__(self, problem: Any, previous: Iterate | None = None) -> Start:
+        """The predicted Start of one problem at the tightest trained tolerance; empty where it has none to give."""
+        pipeline = self.pipeline(min(self.pipelines))
+        start, _ = Proposer(self, pipeline, self.context.bind(problem), None)(problem, previous)
+        return start or Start()
+
+    def predict(self, name: str, context: np.ndarray) -> dict[str, np.ndarray]:
+        """The iterate that one predictor gives for a standardised context (d,)."""
+        return split(self.predictors[name](context), self.slots)
+
+
+class Proposer:
+    """A Model's pipeline at work in one Solver: remembers the last context, nothing else."""
+
+    def __init__(self, model: Model, pipeline: Pipeline, bound: BoundContext, engine: Engine | None) -> None:
+        self._model, self._pipeline, self._bound, self._engine = model, pipeline, bound, engine
+        self._regressor = model.predictors[pipeline.predictor] if pipeline.predictor else None
+        self._last: np.ndarray | None = None
+
+    def __call__(self, problem: Any, previous: Iterate | None) -> Proposal:
+        """The start for `problem`, or the reason why there is none; `previous` is the last solution."""
+        context, reason = self._bound.locate(problem)
+        last, self._last = self._last, None if reason else context
+        if reason:
+            return None, reason
+        pipeline = self._pipeline
+        if pipeline.follow and previous is not None and last is not None and moved(context, last) <= pipeline.reach:
+            if self._engine:
+                return Start(hint=self._engine.hint(problem, previous)), ""
+            return Start(previous, pipeline.follow_parameters), ""
+        if pipeline.follow_only:
+            return None, TUNED_ONLY
+        if self._regressor is None:
+            return (NOTHING, "") if self._engine else (None, TUNED_ONLY)
+        output = self._regressor(context)
+        if self._engine:
+            return Start(hint=output), ""
+        return Start(split(output, self._model.slots), pipeline.parameters), ""
+
+
+def moved(context: np.ndarray, last: np.ndarray) -> float:
+    """Distance between two standardised contexts, per root of their dimension."""
+    step = context - last
+    return float(step @ step / len(step)) ** 0.5
+
+
+def split(flat: np.ndarray, slots: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """The slots of a flat iterate."""
+    iterate, at = {}, 0
+    for slot, shape in slots.items():
+        size = int(np.prod(shape))
+        iterate[slot] = flat[at : at + size].reshape(shape)
+        at += size
+    return iterate
+
+
+def join(iterate: Iterate, slots: Mapping[str, tuple[int, ...]]) -> np.ndarray:
+    """The flat iterate: slots in order, end to end."""
+    return np.concatenate([np.ravel(iterate[slot]) for slot in slots])
+
+
+def save(model: Model, path: str | PathLike[str], *, force: bool = False) -> None:
+    """Write a Model to one file, atomically. Raises ModelFileError, also where the file exists without `force`."""
+    stored = {f"context.{name}": value for name, value in model.context.arrays().items()}
+    for name, regressor in model.predictors.items():
+        stored |= {f"predictor.{name}.{key}": value for key, value in predictors.arrays(regressor).items()}
+    if model.screen is not None:
+        assert model.screen.used is not None
+        stored |= {"screen.used": model.screen.used, "screen.size": np.array([model.screen.size])}
+    card = dict(model.card) | {
+        "context": model.context.card(),
+        "slots": {slot: list(shape) for slot, shape in model.slots.items()},
+        "predictors": {name: _kind(regressor) for name, regressor in model.predictors.items()},
+        "pipelines": [{"tol": tol} | pipeline.card() for tol, pipeline in model.pipelines.items()],
+        "uncompiled": [{"tol": tol} | pipeline.card() for tol, pipeline in model.uncompiled.items()],
+    }
+    model_file.write(path, stored, card, force=force)
+
+
+def load(path: str | PathLike[str]) -> Model:
+    """The Model of a file. Raises ModelFileError for anything that is not a whole and current model file."""
+    return _build(*model_file.read(path), str(path))
+
+
+def pretrained(name: str) -> Model:
+    """A shipped Model by its family's name, or FAMILY-SOLVER. Raises ModelFileError listing what is shipped."""
+    folder = importlib.resources.files("warmstart.pretrained")
+    names = shipped()
+    match = [full for full in names if name in (full, full.rpartition("-")[0])]
+    if not match:
+        raise ModelFileError(f"no shipped model {name!r}; shipped are: {', '.join(names) or 'none'}")
+    resource = folder.joinpath(f"{match[0]}.safetensors")
+    return _build(*model_file.read_bytes(resource.read_bytes(), resource.name), resource.name)
+
+
+def shipped() -> list[str]:
+    """The names of the shipped models, FAMILY-SOLVER."""
+    folder = importlib.resources.files("warmstart.pretrained")
+    return sorted(f.name[: -len(".safetensors")] for f in folder.iterdir() if f.name.endswith(".safetensors"))
+
+
+def _kind(regressor: Regressor) -> str:
+    return next(kind for kind, cls in predictors.KINDS.items() if isinstance(regressor, cls))
+
+
+def _build(stored: dict[str, np.ndarray], card: dict[str, Any], label: str) -> Model:
+    try:
+        card = dict(card)
+        context = Context.restore(_under("context.", stored), card.pop("context"))
+        slots = {slot: tuple(shape) for slot, shape in card.pop("slots").items()}
+        kinds = card.pop("predictors")
+        regressors = {n: predictors.restore(kind, _under(f"predictor.{n}.", stored)) for n, kind in kinds.items()}
+        pipelines = {entry.pop("tol"): Pipeline(**entry) for entry in card.pop("pipelines")}
+        uncompiled = {entry.pop("tol"): Pipeline(**entry) for entry in card.pop("uncompiled")}
+        screen = _under("screen.", stored)
+        kept = Screen(screen["used"], float(screen["size"][0])) if screen else None
+        model = Model(card, context, slots, regressors, pipelines, kept, uncompiled)
+        _check(model)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise ModelFileError(f"{label}: its card and its arrays do not fit together ({error!r})") from None
+    return model
+
+
+def _under(prefix: str, stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name[len(prefix) :]: value for name, value in stored.items() if name.startswith(prefix)}
+
+
+def _check(model: Model) -> None:
+    """Run every predictor once at the mean context, so that a misfit shows at loading."""
+    size = sum(int(np.prod(shape)) for shape in model.slots.values())
+    middle = np.zeros(len(model.context.mean))
+    model.context.score(middle)
+    for regressor in model.predictors.values():
+        regressor(middle)
+    for pipeline in [*model.pipelines.values(), *model.uncompiled.values()]:
+        if pipeline.predictor is None:
+            continue
+        if model.predictors[pipeline.predictor](middle).shape != (size,) and not pipeline.refine:
+            raise ValueError(f"predictor {pipeline.predictor} gives a wrong number of values")
+    if not model.pipelines or "solver" not in model.card:
+        raise ValueError("no pipelines or no solver")

@@ -1,0 +1,38 @@
+"""The solution of the nearest training context."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+class Search:
+    """Indices of the nearest of some points (N, k) to a context (d,), after `project` (k, d); Euclidean, in float32."""
+
+    def __init__(self, points: np.ndarray, project: np.ndarray) -> None:
+        self._points = np.ascontiguousarray(points, dtype=np.float32)
+        self._norms = 0.5 * np.einsum("ij,ij->i", self._points, self._points)
+        self._project = np.ascontiguousarray(project, dtype=np.float32)
+
+    def scores(self, context: np.ndarray) -> np.ndarray:
+        """(N,) Smaller is nearer."""
+        where = self._project @ context.astype(np.float32) if len(self._project) else context.astype(np.float32)
+        return self._norms - self._points @ where
+
+
+@dataclass(frozen=True, eq=False)
+class Nearest:
+    """Training contexts (N, k) with their outputs (N, n_out); `project` (k, d) takes a context there, or is empty."""
+
+    contexts: np.ndarray
+    outputs: np.ndarray
+    project: np.ndarray
+    search: Search = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "search", Search(self.contexts, self.project))
+
+    def __call__(self, context: np.ndarray) -> np.ndarray:
+        """The flat iterate (n_out,) for a standardised context (d,)."""
+        return self.outputs[int(self.search.scores(context).argmin())].astype(np.float64)

@@ -1,0 +1,20 @@
+"""Multi-output ridge regression (Hoerl and Kennard, 1970) in factored form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Ridge:
+    """offset (n_out,) + decode (n_out, r) @ (encode (r, d) @ context): exact for r = d, reduced-rank below."""
+
+    encode: np.ndarray
+    decode: np.ndarray
+    offset: np.ndarray
+
+    def __call__(self, context: np.ndarray) -> np.ndarray:
+        """The flat iterate (n_out,) for a standardised context (d,)."""
+        return self.offset + self.decode @ (self.encode @ context)
