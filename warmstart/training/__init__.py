@@ -1,0 +1,250 @@
+"""Training: from a family to a Model, by labels, fitting, and selection by measured time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from warmstart import adapter as seam
+from warmstart.adapter import Adapter, Screen
+from warmstart.context import Context, find
+from warmstart.errors import TrainingError
+from warmstart.families import Family
+from warmstart.fast import kernels, without
+from warmstart.model import Model, split
+from warmstart.predictors import Regressor
+from warmstart.progress import Report, silent
+from warmstart.training.fitting import FITTERS, Data, fit_hint, hint_names
+from warmstart.training.labels import Labels, label
+from warmstart.training.selection import Setting, choose
+from warmstart.training.tuning import Tuned, tune
+
+TOLERANCES = (1e-3, 1e-6)
+SAMPLES = 1000
+VALIDATION = 60
+TUNING = 15
+TRAJECTORY = 60
+CALIBRATION = 1000
+LABEL_FACTOR = 1e-2  # labels are solved to this fraction of the tightest tolerance
+
+
+@dataclass(frozen=True)
+class Problems:
+    """The problems of one training: disjoint splits, and one trajectory of consecutive ones (empty without any)."""
+
+    train: list[Any]
+    validation: list[Any]
+    calibration: list[Any]
+    trajectory: list[Any]
+
+
+def train(
+    family: Family | Iterable[Any],
+    *,
+    solver: str | None = None,
+    tol: float | Sequence[float] = TOLERANCES,
+    samples: int = SAMPLES,
+    predictor: str = "auto",
+    seed: int = 0,
+    jobs: int = 1,
+    folder: Path | None = None,
+    report: Report = silent,
+) -> Model:
+    """The Model of a family: tuned solver parameters, predictors, and per tolerance what was fastest on validation.
+
+    `family`: a Family or the user's own problems. `predictor`: "auto" tries all, else one name, or "none" for tuned
+    parameters only. `folder`: where finished labels are kept so that an interrupted run can go on. `jobs`: processes
+    for labels. Raises TrainingError where too few labels can be had, nothing varies, or no parameters solve.
+    """
+    begin = perf_counter()
+    source = _source(family)
+    tols = sorted({float(t) for t in np.atleast_1d(tol)}, reverse=True)
+    names = _predictor_names(predictor)
+    problems = _draw(source, samples, seed)
+    adapter = seam.load(solver or source.solver or seam.default_solver(problems.train[0]))
+    context = find(problems.train, problems.calibration + problems.trajectory)
+    tuned = {t: _tune(adapter, problems.train[:TUNING], t, report) for t in tols}
+    card = _card(source, adapter, tols, samples, seed, predictor)
+    regressors: dict[str, Regressor] = {}
+    screen = None
+    if names:
+        folder = _prepare(folder, card)
+        labels = _label(adapter, problems.train, tols, tuned, jobs, folder, report)
+        card["left_out"] = {str(row): reason for row, reason in labels.left_out.items()}
+        data = _data(adapter, problems.train, context, labels)
+        regressors = _fit(names, data, seed, report)
+        screen = _fit_hints(
+            names, adapter, [problems.train[row] for row in labels.rows], context, data, seed, regressors
+        )
+    model = Model(card, context, adapter.slots(problems.train[0]), regressors, {}, screen)
+    pipelines, uncompiled, measured = {}, {}, {}
+    for t in tols:
+        tick = Ticks(report, f"choosing by time at {t:g}")
+        setting = Setting(adapter, t, problems.validation, problems.trajectory, tuned[t], seed, tick)
+        pipelines[t], measured[f"{t:g}"] = choose(setting, model, screen is not None)
+        if kernels() is not None:
+            with without():
+                uncompiled[t], measured[f"{t:g} uncompiled"] = choose(setting, model, screen is not None)
+        tick.finish()
+    used = {pipeline.predictor for pipeline in [*pipelines.values(), *uncompiled.values()]}
+    kept = {name: regressor for name, regressor in regressors.items() if name in used}
+    card |= {"measured": measured, "training_seconds": perf_counter() - begin}
+    return replace(model, card=card, predictors=kept, pipelines=pipelines, uncompiled=uncompiled)
+
+
+class Ticks:
+    """Counts steps of unknown number for a progress bar: the bar's total grows with them."""
+
+    def __init__(self, report: Report, what: str) -> None:
+        self._report, self._what, self._done = report, what, 0
+
+    def __call__(self) -> None:
+        """Count one step."""
+        self._done += 1
+        self._report(self._what, self._done, max(2 * self._done, 200))
+
+    def finish(self) -> None:
+        """Show the work as done."""
+        self._report(self._what, max(self._done, 1), max(self._done, 1))
+
+
+def _source(family: Any) -> Any:
+    if hasattr(family, "sample"):
+        return family
+    from warmstart.families.user import ProblemsFamily
+
+    return ProblemsFamily(family)
+
+
+def _predictor_names(predictor: str) -> list[str]:
+    if predictor == "auto":
+        return list(FITTERS)
+    if predictor == "none":
+        return []
+    if predictor not in FITTERS:
+        raise TrainingError(f"unknown predictor {predictor!r}; accepted: auto, none, {', '.join(FITTERS)}")
+    return [predictor]
+
+
+def _draw(source: Any, samples: int, seed: int) -> Problems:
+    """All problems; of a user's finite family as many as there are."""
+    counts = getattr(source, "counts", {})
+
+    def take(count: int, split: str, offset: int = 0) -> list[Any]:
+        return list(source.sample(min(count, counts.get(split, count)), seed + offset, split))
+
+    if samples < 10:
+        raise TrainingError(f"samples is {samples}; training needs at least 10")
+    trajectory: list[Any] = []
+    if source.has_trajectory:
+        length = min(TRAJECTORY + 1, counts.get("validation", TRAJECTORY + 1))
+        trajectory = list(source.trajectory(length, seed, "validation"))
+    calibration = take(CALIBRATION, "validation", offset=1)
+    return Problems(take(samples, "train"), take(VALIDATION, "validation"), calibration, trajectory)
+
+
+def _tune(adapter: Adapter, problems: Sequence[Any], tol: float, report: Report) -> Tuned:
+    tick = Ticks(report, f"tuning {adapter.name} at {tol:g}")
+    tuned = tune(adapter, problems, tol, tick=tick)
+    tick.finish()
+    if tuned is None:
+        raise TrainingError(
+            f"no parameters of {adapter.name} solve the first {len(problems)} training problems to {tol:g} within "
+            f"{adapter.max_iterations} iterations; are they feasible and bounded?"
+        )
+    return tuned
+
+
+def _label(
+    adapter: Adapter,
+    problems: Sequence[Any],
+    tols: Sequence[float],
+    tuned: dict[float, Tuned],
+    jobs: int,
+    folder: Path | None,
+    report: Report,
+) -> Labels:
+    parameters = tuned[tols[-1]].parameters
+    labels = label(problems, adapter.name, LABEL_FACTOR * tols[-1], parameters, jobs=jobs, folder=folder, report=report)
+    if len(labels.rows) < max(2, len(problems) // 2):
+        reasons = "; ".join(sorted(set(labels.left_out.values()))[:3])
+        raise TrainingError(
+            f"only {len(labels.rows)} of {len(problems)} problems could be solved for labels: {reasons}"
+        )
+    return labels
+
+
+def _data(adapter: Adapter, problems: Sequence[Any], context: Context, labels: Labels) -> Data:
+    bound = context.bind(problems[0])
+    contexts = np.array([bound.values(problems[row]) for row in labels.rows])
+    return Data(contexts, labels.outputs, adapter.slots(problems[0]))
+
+
+def _fit(names: Sequence[str], data: Data, seed: int, report: Report) -> dict[str, Regressor]:
+    regressors = {}
+    for k, name in enumerate(names):
+        report("fitting predictors", k, len(names))
+        regressors[name] = FITTERS[name](data, seed)
+    report("fitting predictors", len(names), len(names))
+    return regressors
+
+
+def _fit_hints(
+    names: Sequence[str],
+    adapter: Adapter,
+    problems: Sequence[Any],
+    context: Context,
+    data: Data,
+    seed: int,
+    regressors: dict[str, Regressor],
+) -> Screen | None:
+    """Adds predictors for the refinement, named hint-..., where the solver has one for this family."""
+    iterates = [split(output, data.slots) for output in data.outputs]
+    screen = adapter.screen(problems[0], iterates)
+    engine = adapter.engine(problems[0], context, screen)
+    if engine is None or screen is None:
+        return None
+    targets = engine.targets(problems, iterates)
+    hints = Data(data.contexts, targets, {"hint": targets.shape[1:]})
+    for name in hint_names(names, engine.discrete):
+        regressors[f"hint-{name}"] = fit_hint(name, hints, engine.discrete, seed)
+    return screen
+
+
+def _card(
+    source: Any, adapter: Adapter, tols: Sequence[float], samples: int, seed: int, predictor: str
+) -> dict[str, Any]:
+    packages = ("numpy", "scipy", "jax", adapter.name)
+    return {
+        "family": source.name,
+        "settings": dict(source.settings),
+        "solver": adapter.name,
+        "tolerances": list(tols),
+        "samples": samples,
+        "seed": seed,
+        "predictor": predictor,
+        "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
+        "machine": platform.machine(),
+    }
+
+
+def _prepare(folder: Path | None, card: dict[str, Any]) -> Path | None:
+    """The folder of an interrupted run, if it was one of the same settings. Raises TrainingError otherwise."""
+    if folder is None:
+        return None
+    key = hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()
+    folder.mkdir(parents=True, exist_ok=True)
+    stamp = folder / "settings.sha256"
+    if stamp.exists() and stamp.read_text() != key:
+        raise TrainingError(f"{folder} holds an interrupted run of other settings; delete it or repeat those settings")
+    stamp.write_text(key)
+    return folder

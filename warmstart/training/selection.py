@@ -1,0 +1,165 @@
+"""Selection: what, if anything, makes a solve faster, by time measured end to end on validation problems."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from warmstart.adapter import Adapter
+from warmstart.model import Model, Pipeline, moved
+from warmstart.plan import Plan
+from warmstart.solve import Solver
+from warmstart.stopwatch import Run, measure
+from warmstart.training.tuning import Tuned, tune
+
+BOOTSTRAP = 2000
+TUNING_PROBLEMS = 15
+CHECKS = (1, 2, 3, 5, 10)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What selection works with: validation problems, one validation trajectory, and the tuned cold arm."""
+
+    adapter: Adapter
+    tol: float
+    problems: Sequence[Any]
+    trajectory: Sequence[Any]
+    tuned: Tuned
+    seed: int
+    tick: Callable[[], None]
+
+
+def choose(setting: Setting, model: Model, refinable: bool) -> tuple[Pipeline, dict[str, Any]]:
+    """The winning Pipeline and what was measured: seconds and iterations of every candidate, in both modes.
+
+    `model` holds all fitted predictors; those whose name begins with "hint-" are for the refinement.
+    """
+    base = _tuned_only(setting)
+    candidates = {"tuned": base} | _plain(setting, model, base)
+    if refinable:
+        candidates |= _refined(setting, model, base)
+    winner, measured = _race(setting, model, candidates, setting.problems, untimed=0, incumbent="tuned")
+    best, report = candidates[winner], {"independent": measured}
+    if len(setting.trajectory) > 2:
+        candidates = {"chosen": best} | _following(setting, model, best, refinable)
+        winner, measured = _race(setting, model, candidates, setting.trajectory, untimed=1, incumbent="chosen")
+        best, report["trajectory"] = candidates[winner], measured
+    return best, report
+
+
+def _tuned_only(setting: Setting) -> Pipeline:
+    interval = int(setting.tuned.parameters.get(setting.adapter.check, 1))
+    budget = max(2 * int(np.ceil(setting.tuned.iterations)), interval)
+    cold = max(10 * budget, 5 * setting.tuned.worst)
+    return Pipeline(None, False, {}, setting.tuned.parameters, budget, cold)
+
+
+def _plain(setting: Setting, model: Model, base: Pipeline) -> dict[str, Pipeline]:
+    """A pipeline for every predictor of iterates, with the step sizes and check interval that suit its starts."""
+    found = {}
+    problems = setting.problems[:TUNING_PROBLEMS]
+    bound = model.context.bind(problems[0])
+    contexts = [bound.values(problem) for problem in problems]
+    for name in model.predictors:
+        if name.startswith("hint-"):
+            continue
+        parameters = _suited(setting, problems, [model.predict(name, context) for context in contexts])
+        if parameters is not None:
+            found[name] = replace(base, predictor=name, parameters=parameters)
+    return found
+
+
+def _refined(setting: Setting, model: Model, base: Pipeline) -> dict[str, Pipeline]:
+    """The refinement from nothing, and from every predictor of hints; the solver then checks at once."""
+    refined = replace(base, refine=True, parameters={setting.adapter.check: 1})
+    hints = [name for name in model.predictors if name.startswith("hint-")]
+    return {"refined": refined} | {name: replace(refined, predictor=name) for name in hints}
+
+
+def _following(setting: Setting, model: Model, best: Pipeline, refinable: bool) -> dict[str, Pipeline]:
+    """Pipelines that begin with the previous solution while the context moves as little as on the trajectory."""
+    bound = model.context.bind(setting.trajectory[0])
+    contexts = [bound.values(problem) for problem in setting.trajectory]
+    reach = 1.1 * float(np.quantile([moved(b, a) for a, b in pairwise(contexts)], 0.95))
+    found = {}
+    if refinable and (best.refine or best.predictor is None):
+        base = replace(best, refine=True, follow_only=not best.refine, parameters={setting.adapter.check: 1})
+        found["refined previous"] = replace(base, follow=True, reach=reach)
+    if not best.refine:
+        problems = setting.trajectory[: TUNING_PROBLEMS + 1]
+        solver = Solver(problems[0], Plan(), solver=setting.adapter.name, tol=setting.tol)
+        previous = [solver.solve(problem).iterate for problem in problems[:-1]]
+        parameters = _suited(setting, problems[1:], previous)
+        if parameters is not None:
+            found["previous"] = replace(best, follow=True, follow_parameters=parameters, reach=reach)
+    return found
+
+
+def _suited(setting: Setting, problems: Sequence[Any], starts: Sequence[Any]) -> dict[str, Any] | None:
+    """What a run from these starts changes in the tuned parameters: those that the adapter lets a Start set."""
+    adapter = setting.adapter
+    tuned = tune(
+        adapter,
+        problems,
+        setting.tol,
+        base=setting.tuned.parameters,
+        grid=[{adapter.check: CHECKS}],
+        starts=starts,
+        tick=setting.tick,
+    )
+    if tuned is None:
+        return None
+    return {name: value for name, value in tuned.parameters.items() if name in adapter.ranges}
+
+
+def _race(
+    setting: Setting,
+    model: Model,
+    candidates: Mapping[str, Pipeline],
+    problems: Sequence[Any],
+    *,
+    untimed: int,
+    incumbent: str,
+) -> tuple[str, dict[str, Any]]:
+    """The candidate with the least median time, if its advantage over the incumbent is beyond chance."""
+    arms = {name: _arm(setting, model, pipeline, problems[0]) for name, pipeline in candidates.items()}
+    runs = measure(arms, problems, untimed=untimed, tick=setting.tick)
+    measured, winner = {}, incumbent
+    for name, run in runs.items():
+        low, high = ratio_interval(run.seconds, runs[incumbent].seconds, setting.seed)
+        solved = all(result.solved for result in run.results)
+        measured[name] = summary(run) | {"time_ratio": [low, high], "solved": solved}
+        faster = np.median(run.seconds) < np.median(runs[winner].seconds)
+        if name != incumbent and solved and high < 1 and faster:
+            winner = name
+    return winner, {"candidates": measured, "winner": winner, "problems": len(problems) - untimed}
+
+
+def _arm(setting: Setting, model: Model, pipeline: Pipeline, problem: Any) -> Callable[[Any], Any]:
+    trial = replace(model, pipelines={setting.tol: pipeline}, uncompiled={})
+    solver = Solver(problem, trial, solver=setting.adapter.name, tol=setting.tol)
+    solver.solve(problem)
+    return solver.solve
+
+
+def summary(run: Run) -> dict[str, float]:
+    """Median seconds, iterations and refinement steps."""
+    steps = [result.refine_steps for result in run.results]
+    return {
+        "seconds": float(np.median(run.seconds)),
+        "iterations": float(np.median(run.iterations)),
+        "refine_steps": float(np.mean(steps)),
+    }
+
+
+def ratio_interval(seconds: np.ndarray, reference: np.ndarray, seed: int) -> tuple[float, float]:
+    """Paired bootstrap 95 % interval of the ratio of median times (Efron, 1979)."""
+    rows = np.random.default_rng([seed, 13]).integers(len(seconds), size=(BOOTSTRAP, len(seconds)))
+    ratios = np.median(seconds[rows], axis=1) / np.median(reference[rows], axis=1)
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return float(low), float(high)
