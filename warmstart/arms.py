@@ -1,0 +1,184 @@
+"""The arms of a comparison: what a user has without learning, well used, and what learning gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from warmstart.adapter import Adapter, Iterate, Parameters, Screen, Start
+from warmstart.model import Model
+from warmstart.plan import Plan, Proposal, previous_start
+from warmstart.predictors import Nearest
+from warmstart.problem import QP
+from warmstart.result import Result
+from warmstart.solve import Solver, solve
+from warmstart.stopwatch import Arm
+from warmstart.training.tuning import Tuned, tune
+
+Instance = tuple[Any, dict[str, np.ndarray]]
+STOCK = ("default", "tuned", "previous", "nearest")
+"""What the wrapped solver offers by itself; the strongest of these is what learning is measured against."""
+RETUNING = 10  # training problems on which bench tunes every stock arm once more
+OTHERS = 8  # training problems on which the best way to use another solver is found
+NEIGHBOURS = 200  # training solutions that the nearest arm looks up
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every arm is built from: the solver, the tolerance, and problems of the training split with solutions."""
+
+    adapter: Adapter
+    tol: float
+    model: Model
+    train: Sequence[Any]
+    solutions: Sequence[Iterate]
+    trajectory: Sequence[Any]
+    max_iterations: int
+    verify: str = "residual"
+
+
+def arriving(problem: Any) -> tuple[Any, dict[str, np.ndarray]]:
+    """A problem as it comes to a user: heavy fields known, the others as plain arrays that are still to be checked."""
+    return problem, {name: values.copy() for name, values in problem.fields.items() if name not in problem.heavy}
+
+
+def build(setting: Setting, references: Mapping[int, Result]) -> tuple[dict[str, Arm], dict[str, Parameters]]:
+    """Every arm by name, and the parameters the stock arms were tuned to. `references`: id(problem) -> solution."""
+    base = setting.model.pipeline(setting.tol).tuned
+    problems = setting.train[:RETUNING]
+    parameters: dict[str, Parameters] = {"tuned": _retune(setting, base, problems, None)}
+    arms: dict[str, Arm] = {"default": partial(_default, setting)}
+    arms["tuned"] = _kept(setting, Plan(parameters["tuned"]))
+    if setting.trajectory:
+        steps = list(setting.trajectory[: RETUNING + 1])
+        plain = _solver(setting, Plan(base))
+        before = [plain.solve(problem).iterate for problem in steps[:-1]]
+        parameters["previous"] = _retune(setting, parameters["tuned"], steps[1:], before)
+        arms["previous"] = _kept(
+            setting, Plan(parameters["previous"], previous_start, setting.max_iterations, guarded=False)
+        )
+    neighbours = Neighbours(setting)
+    others = [neighbours.start(problem, leave_out=i) for i, problem in enumerate(problems)]
+    parameters["nearest"] = _retune(setting, parameters["tuned"], problems, others)
+    arms["nearest"] = _kept(setting, Plan(parameters["nearest"], neighbours, setting.max_iterations, guarded=False))
+    arms["learned"] = _kept(setting, setting.model)
+    if unlearned := _refined_cold(setting):
+        arms["refined_cold"] = _kept(setting, unlearned)
+    arms["exact"] = _exact(setting, base, references)
+    return arms, parameters
+
+
+def _refined_cold(setting: Setting) -> Model | None:
+    """The same refinement with nothing learned in it: it begins from nothing, and every row is a candidate."""
+    model, adapter = setting.model, setting.adapter
+    screen = Screen(None, model.screen.size) if model.screen else None
+    if adapter.engine(setting.train[0], model.context, screen) is None:
+        return None
+    pipeline = replace(model.pipeline(setting.tol), predictor=None, refine=True, follow=False)
+    pipeline = replace(pipeline, parameters={adapter.check: 1})
+    return replace(model, screen=screen, predictors={}, pipelines={setting.tol: pipeline}, uncompiled={})
+
+
+def _retune(
+    setting: Setting, base: Parameters, problems: Sequence[Any], starts: Sequence[Iterate] | None
+) -> Parameters:
+    """The parameters around `base` that are fastest on these problems, where that is better than `base` itself."""
+    grid = [{setting.adapter.check: (1, 2, 3, 5, 10, 25)}]
+    tuned: Tuned | None = tune(setting.adapter, problems, setting.tol, base=base, grid=grid, starts=starts)
+    return base if tuned is None else tuned.parameters
+
+
+def _default(setting: Setting, problem: Instance) -> Result:
+    """A fresh call of the stock solver with its own settings."""
+    known, fields = problem
+    return solve(
+        known.replace(**fields), solver=setting.adapter.name, tol=setting.tol, max_iterations=setting.max_iterations
+    )
+
+
+def _solver(setting: Setting, warm_start: Any) -> Solver:
+    return Solver(
+        setting.train[0],
+        warm_start,
+        solver=setting.adapter.name,
+        tol=setting.tol,
+        max_iterations=setting.max_iterations,
+        verify=setting.verify,
+    )
+
+
+def _kept(setting: Setting, warm_start: Any) -> Arm:
+    """An arm on a Solver of its own that keeps its workspace."""
+    solver = _solver(setting, warm_start)
+    for problem in setting.train[:2]:
+        solver.solve(problem)  # what happens once, at the first solve, is no part of an instance's time
+
+    def solve_instance(instance: Instance) -> Result:
+        problem, fields = instance
+        if problem.token is solver.problem.token:
+            return solver.solve(None, **fields)
+        return solver.solve(problem.replace(**fields))
+
+    return solve_instance
+
+
+def _exact(setting: Setting, base: Parameters, references: Mapping[int, Result]) -> Arm:
+    """The bound: started from the stored solution, which costs nothing to look up."""
+    known = [setting.solutions[0]]
+    arm = _kept(setting, Plan(base, lambda problem, previous: (Start(known[0]), "")))
+
+    def solve_from_solution(instance: Instance) -> Result:
+        known[0] = references[id(instance[0])].iterate
+        return arm(instance)
+
+    return solve_from_solution
+
+
+class Neighbours:
+    """The stored training solution whose context is nearest; contexts are standardised."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._bound = setting.model.context.bind(setting.train[0])
+        self._slots = setting.adapter.slots(setting.train[0])
+        self._solutions = [dict(s) for s in setting.solutions]
+        self._contexts = np.array([self._bound.values(p) for p in setting.train[: len(self._solutions)]])
+        rows = np.arange(len(self._solutions), dtype=np.float64)[:, None]
+        self._nearest = Nearest(self._contexts, rows, np.zeros((0, 0)))
+
+    def __call__(self, problem: Any, previous: Iterate | None) -> Proposal:
+        """The solution of the nearest training problem as a start."""
+        context = self._bound.values(problem)
+        return Start(self._solutions[int(self._nearest(context)[0])]), ""
+
+    def start(self, problem: Any, leave_out: int) -> Iterate:
+        """The nearest solution other than the problem's own."""
+        distance = ((self._contexts - self._bound.values(problem)) ** 2).sum(axis=1)
+        distance[leave_out] = np.inf
+        return self._solutions[int(distance.argmin())]
+
+
+def build_others(setting: Setting) -> tuple[dict[str, Arm], dict[str, str]]:
+    """Other solvers as arms, each in the way that is fastest on training problems, and why others are left out."""
+    arms: dict[str, Arm] = {}
+    skipped: dict[str, str] = {}
+    if setting.adapter.problem is not QP:
+        return arms, skipped
+    from warmstart.peers import available, peer
+
+    head, sample = setting.train[0], list(setting.trajectory or setting.train)[:OTHERS]
+    for name, reason in available().items():
+        if reason is None:
+            solve_other = peer(name, head, setting.tol, bool(setting.trajectory), sample)
+            arms[f"other:{name}"] = partial(_other, solve_other)
+        else:
+            skipped[name] = reason
+    return arms, skipped
+
+
+def _other(solve_other: Callable[[Any], Result], instance: Instance) -> Result:
+    problem, fields = instance
+    return solve_other(problem.replace(**fields))

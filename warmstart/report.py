@@ -1,0 +1,250 @@
+"""The report: every arm over the same held-out problems, losses included, as a table, JSON and a picture."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from warmstart import adapter as seam
+from warmstart.adapter import ACCEPT, Adapter, Status
+from warmstart.arms import NEIGHBOURS, STOCK, Setting, arriving, build, build_others
+from warmstart.errors import ProblemError
+from warmstart.model import Model
+from warmstart.plan import Plan
+from warmstart.progress import Report as Progress
+from warmstart.progress import silent
+from warmstart.result import STAGES, Result
+from warmstart.solve import Solver
+from warmstart.stopwatch import Run, measure
+from warmstart.training.tuning import wrong_objective
+
+REFERENCE_FACTOR = 1e-2  # references are solved to this fraction of the tolerance
+REFERENCE_ITERATIONS = 200_000
+PASSES = 3
+LIMIT_FACTOR = 5  # iteration limit of every arm, in terms of the solver's own: a limit is no part of the speed
+
+
+@dataclass(frozen=True)
+class Report:
+    """Measured arms over the same problems; print it, or take `json()`, or `plot(path)`.
+
+    `data` holds the JSON object of DESIGN: arms, strongest, speedup and so on. `runs` holds every single time.
+    """
+
+    data: dict[str, Any]
+    runs: dict[str, Run] = field(repr=False)
+    curves: dict[str, tuple[np.ndarray, np.ndarray]] = field(repr=False, default_factory=dict)
+
+    def json(self) -> dict[str, Any]:
+        """The report as plain JSON values."""
+        return self.data
+
+    def plot(self, path: str | PathLike[str]) -> None:
+        """Write a PNG: iterations and times of every arm, and residual against iterations."""
+        from warmstart.plot import plot_report
+
+        plot_report(self, path)
+
+    def __str__(self) -> str:
+        from warmstart.table import render
+
+        return render(self.data)
+
+
+def compare(
+    problems: Sequence[Any],
+    model: Model,
+    *,
+    train: Sequence[Any] | None = None,
+    solver: str | None = None,
+    tol: float | None = None,
+    trajectory: Sequence[Any] = (),
+    max_iterations: int | None = None,
+    passes: int = PASSES,
+    verify: str = "residual",
+    peers: bool = True,
+    progress: Progress = silent,
+    about: dict[str, Any] | None = None,
+) -> Report:
+    """The Report of every arm on held-out `problems`; `train`: training problems for tuning and for the nearest arm.
+
+    Without `train`, training problems of the model's own family are drawn anew, which works for built-in families.
+    `peers`: other solvers too, where they are installed, in one pass of their own.
+    With a `trajectory` of training problems, `problems` are consecutive: the first one leads in, untimed, and the
+    `previous` arm stands beside the others. Seconds are CPU time of the process, BLAS on one thread.
+    """
+    train = _training_problems(model) if train is None else train
+    if len(problems) < 2 or len(train) < 2:
+        raise ProblemError("a comparison needs at least two held-out and two training problems")
+    problems = [problem.sharing(train[0]) for problem in problems]
+    train = [problem.sharing(train[0]) for problem in train]
+    trajectory = [problem.sharing(train[0]) for problem in trajectory]
+    adapter = seam.load(solver or model.card["solver"])
+    tol = adapter.tolerance if tol is None else tol
+    untimed = 1 if trajectory else 0
+    references = _references(adapter, problems, tol, model, progress)
+    neighbours = train[:NEIGHBOURS]
+    solutions = [r.iterate for r in _references(adapter, neighbours, tol, model, progress, "solving the neighbours")]
+    limit = max_iterations or LIMIT_FACTOR * adapter.max_iterations
+    setting = Setting(adapter, tol, model, neighbours, solutions, trajectory, limit, verify)
+    progress("tuning the stock arms", 0, 1)
+    arms, parameters = build(setting, {id(p): r for p, r in zip(problems, references, strict=True)})
+    progress("tuning the stock arms", 1, 1)
+    done, total = [0], passes * len(problems)
+
+    def tick() -> None:
+        done[0] += 1
+        progress("measuring all arms", done[0], total)
+
+    instances = [arriving(problem) for problem in problems]
+    runs = measure(arms, instances, passes=passes, untimed=untimed, tick=tick)
+    progress("other solvers", 0, 1)
+    others, skipped = build_others(setting) if peers else ({}, {})
+    runs |= measure(others, instances, passes=1, untimed=untimed)
+    progress("other solvers", 1, 1)
+    held, known = list(problems[untimed:]), references[untimed:]
+    table = {name: _row(adapter, run, held, known, runs["tuned"], tol) for name, run in runs.items()}
+    head = {"solver": adapter.name, "tol": tol, "instances": len(held), "trajectory": bool(untimed)} | (about or {})
+    data = head | {
+        "machine": machine(),
+        "versions": versions(adapter.name),
+        "clock": "process CPU time",
+        "device": "cpu",
+    }
+    data |= {
+        "skipped": skipped,
+        "verify": verify,
+        "passes": passes,
+        "max_iterations": limit,
+        "arms": table,
+        "parameters": parameters,
+    }
+    data |= _ratios(runs, table, model)
+    return Report(data, runs)
+
+
+def _training_problems(model: Model) -> list[Any]:
+    from warmstart.families import family, names
+
+    name, settings = model.card.get("family", ""), model.card.get("settings", {})
+    if name not in names():
+        raise ProblemError(
+            f"{name!r} is no built-in family; pass train=..., some problems that the model was trained on"
+        )
+    return list(family(name, **settings).sample(NEIGHBOURS, model.card["seed"], "train"))
+
+
+def _references(
+    adapter: Adapter,
+    problems: Sequence[Any],
+    tol: float,
+    model: Model,
+    progress: Progress,
+    what: str = "solving references",
+) -> list[Result]:
+    """Solutions to a hundredth of the tolerance; the stock solver's own word where a problem has no solution."""
+    kept = Solver(
+        problems[0],
+        Plan(model.pipeline(tol).tuned),
+        solver=adapter.name,
+        tol=REFERENCE_FACTOR * tol,
+        max_iterations=REFERENCE_ITERATIONS,
+    )
+    results = []
+    for k, problem in enumerate(problems):
+        results.append(kept.solve(problem))
+        progress(what, k + 1, len(problems))
+    return results
+
+
+def _row(
+    adapter: Adapter, run: Run, problems: Sequence[Any], references: Sequence[Result], tuned: Run, tol: float
+) -> dict[str, Any]:
+    """One arm's entry."""
+    wrong = sum(
+        mismatch(adapter, problem, result, reference, tol)
+        for problem, result, reference in zip(problems, run.results, references, strict=True)
+    )
+    stages = {stage: float(np.median([result.seconds.get(stage, 0.0) for result in run.results])) for stage in STAGES}
+    return {
+        "solved": sum(result.solved for result in run.results),
+        "mismatched": wrong,
+        "iterations": spread(run.iterations),
+        "seconds": spread(run.seconds),
+        "wall_seconds": spread(run.wall_seconds),
+        "stages": stages,
+        "slower_than_tuned": int((run.seconds > tuned.seconds).sum()),
+        "starts_used": sum(result.start_used for result in run.results),
+        "fallbacks": sum(result.fallback for result in run.results),
+        "refine_steps": spread(np.array([result.refine_steps for result in run.results])),
+    }
+
+
+def mismatch(adapter: Adapter, problem: Any, result: Result, reference: Result, tol: float) -> bool:
+    """Whether a result contradicts its own residual, the reference's status class, or the reference's objective."""
+    conclusive = (Status.SOLVED, Status.INFEASIBLE, Status.UNBOUNDED)
+    if result.status not in conclusive or reference.status not in conclusive:
+        return False
+    if result.status is not reference.status:
+        return True
+    if result.status is not Status.SOLVED:
+        return False
+    if not adapter.residual(problem, result.iterate, tol).ratio <= ACCEPT:
+        return True
+    return wrong_objective(problem.objective(**result.iterate), problem.objective(**reference.iterate), tol)
+
+
+def _ratios(runs: dict[str, Run], table: dict[str, Any], model: Model) -> dict[str, Any]:
+    """The strongest stock arm, the speedup over it and over every other arm, and the break-even."""
+    stock = [name for name in STOCK if name in runs]
+    most = max(table[name]["solved"] for name in stock)
+    strongest = min((n for n in stock if table[n]["solved"] == most), key=lambda n: table[n]["seconds"]["median"])
+    seconds = {name: row["seconds"]["median"] for name, row in table.items()}
+    iterations = {name: row["iterations"]["median"] for name, row in table.items()}
+    saved = float(np.mean(runs[strongest].seconds) - np.mean(runs["learned"].seconds))
+    training = model.card.get("training_seconds")
+    return {
+        "strongest": strongest,
+        "speedup": ratio(seconds[strongest], seconds["learned"]),
+        "iteration_ratio": ratio(iterations[strongest], iterations["learned"]),
+        "speedup_over": {name: ratio(s, seconds["learned"]) for name, s in seconds.items() if name != "learned"},
+        "of_the_exact_bound": ratio(seconds["learned"], seconds["exact"]) if "exact" in seconds else None,
+        "training_seconds": training,
+        "break_even_solves": math.ceil(training / saved) if training and saved > 0 else None,
+    }
+
+
+def spread(values: np.ndarray) -> dict[str, float]:
+    """Median, tenth and ninetieth percentile, and maximum."""
+    low, middle, high = np.percentile(values, [10, 50, 90])
+    return {"median": float(middle), "p10": float(low), "p90": float(high), "max": float(np.max(values))}
+
+
+def ratio(above: float, below: float) -> float | None:
+    """above / below; None where that is not a number."""
+    return above / below if below > 0 else None
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    import os
+
+    return {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()}
+
+
+def versions(solver: str) -> dict[str, str]:
+    """Versions of what the figures depend on."""
+    found = {"python": platform.python_version()}
+    for package in ("warmstart", "numpy", "scipy", solver):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
