@@ -1,0 +1,162 @@
+"""The command line: what can be typed, exit codes, one-line errors. Each command's work is in `commands`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from warmstart import __version__
+from warmstart.errors import WarmstartError
+
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+FAMILY_HELP = "a built-in family, an .npz file of problems, or module:attribute"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code of one command: 0 done, 1 a check failed, 2 wrong usage, 130 interrupted."""
+    try:
+        options = _parser().parse_args(argv)
+    except SystemExit as stop:  # argparse has said what is wrong, or printed the help
+        return int(stop.code or 0)
+    try:
+        from warmstart import commands
+
+        return getattr(commands, options.command)(options)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:  # the last line of defence: a user gets one line, and the rest on request
+        return _explain(error, options.debug)
+
+
+def _explain(error: Exception, debug: bool) -> int:
+    """Print one line about an error, after its traceback if asked for; the exit code."""
+    if debug:
+        traceback.print_exception(error)
+    text = " ".join(str(error).split())
+    if isinstance(error, WarmstartError | OSError):
+        print(f"warmstart: error: {text}", file=sys.stderr)
+        return USAGE
+    print(f"warmstart: internal error: {type(error).__name__}: {text} (--debug shows where)", file=sys.stderr)
+    return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="warmstart", description="Learned starts for existing solvers: same solver, same tolerance, less work."
+    )
+    parser.add_argument("--version", action="version", version=f"warmstart {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _demo(_add(commands, "demo", "the main job in about a minute, from nothing: a quadcopter in gusts"))
+    _add(commands, "families", "list the built-in families")
+    _add(commands, "models", "list the shipped models and what they were measured to save")
+    _train(_add(commands, "train", "train a model for a family"))
+    _bench(_add(commands, "bench", "measure a model against every other way to use the solver"))
+    _solve(_add(commands, "solve", "solve the problems of a file with a model"))
+    _check(_add(commands, "check", "test a model file's claims again on fresh problems"))
+    return parser
+
+
+def _add(commands: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    return parser
+
+
+def _demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--plot", metavar="FILE", default="warmstart-demo.png", help="the picture (%(default)s)")
+    parser.add_argument("--tol", type=_positive, default=1e-3, metavar="T", help="the solver's tolerance (%(default)s)")
+    parser.add_argument("--seed", type=_seed, default=0, help="another flight, other training problems")
+
+
+def _train(parser: argparse.ArgumentParser) -> None:
+    _family(parser)
+    parser.add_argument("--solver", help="the solver to train for (the family's)")
+    parser.add_argument("--tol", type=_tolerances, metavar="T[,T]", help="tolerances to train for (1e-3,1e-6)")
+    parser.add_argument("--samples", type=_count, metavar="N", help="training problems (1000)")
+    parser.add_argument("--predictor", default="auto", help="auto, none, or the name of one (%(default)s)")
+    parser.add_argument("--seed", type=_seed, default=0)
+    parser.add_argument("--jobs", type=_jobs, default=1, metavar="J", help="processes for labels; -1: all cores")
+    parser.add_argument("--out", metavar="FILE", help="the model file (FAMILY-SOLVER.safetensors)")
+    parser.add_argument("--resume", action="store_true", help="take up an interrupted training of the same settings")
+    parser.add_argument("--force", action="store_true", help="overwrite the model file")
+
+
+def _bench(parser: argparse.ArgumentParser) -> None:
+    _family(parser)
+    parser.add_argument("--model", metavar="FILE", help="a model file or a shipped model's name (the shipped one)")
+    parser.add_argument("--solver", help="the solver (the family's)")
+    parser.add_argument("--tol", type=_positive, metavar="T", help="the tolerance (the solver's own)")
+    parser.add_argument("--instances", type=_instances, default=50, metavar="N", help="held-out problems (%(default)s)")
+    parser.add_argument("--trajectory", action="store_true", help="consecutive problems, not independent ones")
+    parser.add_argument("--seed", type=_seed, default=0)
+    parser.add_argument("--verify", choices=("residual", "solver"), default="residual", help="what accepts a start")
+    parser.add_argument("--data", metavar="DIR", help="folder of data that a family needs (WARMSTART_DATA)")
+    parser.add_argument("--json", metavar="FILE", help="write the report as JSON; - prints JSON only")
+    parser.add_argument("--plot", metavar="FILE", help="draw the report as a PNG")
+
+
+def _solve(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("problem", metavar="PROBLEM.npz", help="one problem, or several of one structure")
+    parser.add_argument("--model", metavar="FILE", required=True, help="a model file or a shipped model's name")
+    parser.add_argument("--tol", type=_positive, metavar="T", help="the tolerance (the solver's own)")
+    parser.add_argument("--json", metavar="FILE", help="write the results, solutions too; - prints JSON only")
+
+
+def _check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="FILE", help="a model file or a shipped model's name")
+    parser.add_argument("--family", metavar="FAMILY", help="where it is no built-in one: .npz or module:attribute")
+    parser.add_argument("--app-dir", metavar="DIR", help="where module:attribute is imported from (.)")
+    parser.add_argument("--instances", type=_instances, default=50, metavar="N", help="fresh problems (%(default)s)")
+    parser.add_argument("--seed", type=_seed, default=1_000_001, help="of the fresh problems (%(default)s)")
+    parser.set_defaults(set=[])
+
+
+def _family(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("family", metavar="FAMILY", help=FAMILY_HELP)
+    parser.add_argument(
+        "--set", action="append", type=_setting, default=[], metavar="NAME=VALUE", help="change a family's setting"
+    )
+    parser.add_argument("--app-dir", metavar="DIR", help="where module:attribute is imported from (.)")
+
+
+def _number(kind: Callable[[str], float], low: float, what: str) -> Callable[[str], float]:
+    """A converter of an argument's text, with its complaint."""
+
+    def convert(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value < math.inf:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        return value
+
+    return convert
+
+
+_positive = _number(float, 1e-300, "a positive number")
+_count = _number(int, 1, "a positive whole number")
+_instances = _number(int, 2, "a whole number of at least 2")
+_seed = _number(int, 0, "a whole number of at least 0")
+
+
+def _jobs(text: str) -> int:
+    if text == "-1":
+        return -1
+    return int(_number(int, 1, "a positive whole number, or -1 for all cores")(text))
+
+
+def _tolerances(text: str) -> list[float]:
+    return [_positive(part) for part in text.split(",")]
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals or not value:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE")
+    return name, value

@@ -1,0 +1,229 @@
+"""What each command does, from parsed options to an exit code: results to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from warmstart import model_file
+from warmstart.adapter import Status
+from warmstart.cli import DONE, FAILED
+from warmstart.families import Family, description, family, find, names, read_problems
+from warmstart.model import Model, pretrained, save, shipped
+from warmstart.model import load as load_model
+from warmstart.output import OutputError, check_target, json_text, write_json
+from warmstart.progress import bars
+from warmstart.solve import Solver
+from warmstart.table import duration
+
+CONCLUSIVE = (Status.SOLVED, Status.INFEASIBLE, Status.UNBOUNDED)
+MEASURED = ("tol", "problems", "chosen", "against", "median time", "iterations")
+WORK_FILES = ("settings.sha256", "labels-", ".labels-")  # what training leaves in its folder
+
+
+def demo(options: Namespace) -> int:
+    """From nothing to a flown quadcopter, a table and a picture."""
+    from warmstart.demo import Scale
+    from warmstart.demo import demo as run
+
+    path = check_target(options.plot)
+    return DONE if run(path, Scale(tol=options.tol, seed=options.seed)) else FAILED
+
+
+def families(options: Namespace) -> int:
+    """A table of the built-in families."""
+    rows = []
+    for name in names():
+        source = family(name)
+        settings = ", ".join(f"{key}={value}" for key, value in source.settings.items())
+        rows.append((name, description(name), settings, _sizes(source)))
+    _print_table(("family", "what varies", "settings (--set)", "sizes"), rows)
+    return DONE
+
+
+def models(options: Namespace) -> int:
+    """A table of the shipped models, from their cards."""
+    rows = [row for name in shipped() for row in _model_rows(name, pretrained(name))]
+    if not rows:
+        _say("no models are shipped; `warmstart train` makes one")
+        return DONE
+    _print_table(("model", *MEASURED), rows)
+    return DONE
+
+
+def train(options: Namespace) -> int:
+    """A model file for a family."""
+    from warmstart.training import train as run
+
+    source = _source(options)
+    solver = options.solver or source.solver
+    out = check_target(
+        options.out or f"{source.name}-{solver}{model_file.SUFFIX}", suffix=model_file.SUFFIX, new=not options.force
+    )
+    work = out.with_name(f"{out.name}.work")
+    if not options.resume:
+        _remove_work(work)
+    given = {name: getattr(options, name) for name in ("tol", "samples") if getattr(options, name) is not None}
+    with bars() as progress:
+        try:
+            model = run(
+                source,
+                solver=solver,
+                predictor=options.predictor,
+                seed=options.seed,
+                jobs=options.jobs,
+                folder=work,
+                report=progress,
+                **given,
+            )
+        except KeyboardInterrupt:
+            if work.exists():
+                _say(f"finished labels are kept in {work}: repeat the command with --resume to go on from there")
+            raise
+    save(model, out, force=options.force)
+    _remove_work(work)
+    _print_table(MEASURED, [row[1:] for row in _model_rows("", model)])
+    print(f"{out}: {out.stat().st_size:,} bytes, trained in {duration(float(model.card['training_seconds']))}")
+    return DONE
+
+
+def bench(options: Namespace) -> int:
+    """A report of every arm; failed when the learned arm has a mismatch."""
+    if options.data:
+        os.environ["WARMSTART_DATA"] = options.data
+    from warmstart.bench import Request
+    from warmstart.bench import bench as run
+
+    json_path, plot_path = _json_target(options.json), check_target(options.plot) if options.plot else None
+    source = _source(options)
+    model = _model(options.model) if options.model else None
+    request = Request(
+        options.solver,
+        options.tol,
+        options.instances,
+        options.trajectory,
+        options.seed,
+        options.verify,
+        label=options.model or "",
+        curves=plot_path is not None,
+    )
+    with bars() as progress:
+        report = run(source, model, request, progress=progress, note=_say)
+    _give_out(str(report), report.json(), options.json, json_path)
+    if plot_path:
+        report.plot(plot_path)
+        _say(f"picture: {plot_path}")
+    return FAILED if report.json()["arms"]["learned"]["mismatched"] else DONE
+
+
+def solve(options: Namespace) -> int:
+    """A line for each problem of a file; failed when one has no conclusive status."""
+    json_path = _json_target(options.json)
+    problems, model = read_problems(options.problem), _model(options.model)
+    solver = Solver(problems[0], model, solver=str(model.card["solver"]), tol=options.tol)
+    results = []
+    with bars() as progress:
+        for k, problem in enumerate(problems):
+            results.append(solver.solve(problem))
+            progress("solving", k + 1, len(problems))
+    data = {"problem": options.problem, "model": options.model, "solver": solver.adapter.name, "tol": solver.tol}
+    data["results"] = [result.summary() for result in results]
+    rows = [
+        (str(k), r.status, f"{r.objective:.8g}", str(r.total_iterations), duration(r.total_seconds), r.reason or "used")
+        for k, r in enumerate(results)
+    ]
+    text = _table(("problem", "status", "objective", "iterations", "time", "start"), rows)
+    _give_out(text, data, options.json, json_path)
+    return DONE if all(result.status in CONCLUSIVE for result in results) else FAILED
+
+
+def check(options: Namespace) -> int:
+    """A model's claims, tested again; failed when one does not hold."""
+    from warmstart.check import check as run
+
+    model = _model(options.model)
+    source = _source(options) if options.family else None
+    with bars() as progress:
+        claims = run(model, source, instances=options.instances, seed=options.seed, progress=progress)
+    rows = [(claim.text, claim.measured, "holds" if claim.holds else "FAILS") for claim in claims]
+    _print_table(("claim", "measured", "verdict"), rows)
+    return DONE if all(claim.holds for claim in claims) else FAILED
+
+
+def _source(options: Namespace) -> Family:
+    return find(options.family, dict(options.set), options.app_dir)
+
+
+def _model(text: str) -> Model:
+    """The model of a file, or a shipped one by its name."""
+    is_file = text.endswith(model_file.SUFFIX) or Path(text).exists()
+    return load_model(text) if is_file else pretrained(text)
+
+
+def _sizes(source: Family) -> str:
+    """The slots of an iterate with their shapes."""
+    from warmstart.adapter import load
+
+    slots = load(source.solver).slots(next(iter(source.sample(1, 0, "train"))))
+    return ", ".join(f"{slot} ({'x'.join(map(str, shape))})" for slot, shape in slots.items())
+
+
+def _model_rows(name: str, model: Model) -> list[tuple[str, ...]]:
+    """One row for each tolerance and kind of problems that selection measured."""
+    rows = []
+    for tol, kinds in model.card.get("measured", {}).items():
+        for kind, race in kinds.items():
+            rows.append((name, tol, kind, *_race_row(race)))
+    return rows
+
+
+def _race_row(race: Mapping[str, Any]) -> tuple[str, ...]:
+    """The winner of one selection, the one it had to beat, and both ones' medians."""
+    candidates, winner = race["candidates"], race["winner"]
+    rival = "tuned" if "tuned" in candidates else "chosen"  # the latter: what was chosen for independent problems
+    before, after = candidates[rival], candidates[winner]
+    names = {"chosen": "as independent"}
+    seconds = f"{duration(before['seconds'])} -> {duration(after['seconds'])}"
+    iterations = f"{before['iterations']:g} -> {after['iterations']:g}"
+    return str(names.get(winner, winner)), names.get(rival, rival), seconds, iterations
+
+
+def _remove_work(folder: Path) -> None:
+    """Delete the folder of an interrupted training. Raises OutputError where it holds anything else."""
+    if not folder.exists():
+        return
+    strange = [entry.name for entry in folder.iterdir() if not entry.name.startswith(WORK_FILES)]
+    if strange:
+        raise OutputError(f"{folder}: holds {strange[0]}, which no training put there; move it away")
+    shutil.rmtree(folder)
+
+
+def _json_target(text: str | None) -> Path | None:
+    return check_target(text) if text and text != "-" else None
+
+
+def _give_out(text: str, data: Mapping[str, Any], wanted: str | None, path: Path | None) -> None:
+    """Print the text, or with `-` the JSON alone; write the JSON to its file."""
+    print(json_text(data) if wanted == "-" else text)
+    if path:
+        write_json(path, data)
+
+
+def _say(line: str) -> None:
+    print(f"warmstart: {line}", file=sys.stderr)
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    print(_table(columns, rows))
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows under their columns, each as wide as it needs."""
+    widths = [max(len(row[k]) for row in [columns, *rows]) for k in range(len(columns))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [columns, *rows]]
+    return "\n".join(line.rstrip() for line in lines)

@@ -1,0 +1,60 @@
+"""Files that commands write: looked at before any work is done, written whole."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from warmstart.atomic import replace_file
+from warmstart.errors import WarmstartError
+
+
+class OutputError(WarmstartError, ValueError):
+    """A file that cannot or must not be written: the message names it."""
+
+
+def check_target(text: str, *, suffix: str = "", new: bool = False) -> Path:
+    """The path of a file that can be written; links are followed.
+
+    Raises OutputError: another suffix, no such folder, a folder or device in its place, no permission, and for `new`
+    a file that is there already.
+    """
+    path = Path(text).resolve()
+    if suffix and path.suffix != suffix:
+        raise OutputError(f"{text}: the file's name must end in {suffix}")
+    if not path.parent.is_dir():
+        raise OutputError(f"{text}: there is no folder {path.parent}")
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{text}: is not a regular file; give another path")
+    if new and path.exists():
+        raise OutputError(f"{text}: exists already; give another path, or --force to overwrite it")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise OutputError(f"{text}: files cannot be made in {path.parent}")
+    return path
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Put JSON into a file, at once or not at all."""
+    with replace_file(path) as file:
+        file.write(json_text(value).encode() + b"\n")
+
+
+def json_text(value: Any) -> str:
+    """The JSON of plain values; numbers that are not finite become null."""
+    return json.dumps(_plain(value), indent=2, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
