@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from warmstart import engines, families, peers
+from warmstart import families, peers
 from warmstart.adapter import ACCEPT, Status, load
 from warmstart.errors import MissingExtraError, ProblemError
-from warmstart.forms import Condensed, Full
-from warmstart.peers import PEERS, Peer, Way, available, peer
+from warmstart.peers import PEERS, Peer, Way, available, engines, peer
+from warmstart.peers.forms import Condensed, Full
 from warmstart.problem import QP
 
 SMALL: dict[str, dict[str, int]] = {

@@ -15,9 +15,9 @@ import numpy as np
 
 from warmstart import adapter as seam
 from warmstart.adapter import ACCEPT, Iterate, Residual, Status
-from warmstart.engines import Clarabel, Daqp, Engine, Piqp
 from warmstart.errors import MissingExtraError, ProblemError
-from warmstart.forms import Condensed, Form, Full
+from warmstart.peers.engines import Clarabel, Daqp, Engine, Piqp
+from warmstart.peers.forms import Condensed, Form, Full
 from warmstart.problem import QP
 from warmstart.result import Result
 from warmstart.solve import Clock

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from warmstart.adapter import Status
 from warmstart.errors import ProblemError
-from warmstart.forms import Form, Point, Vectors
+from warmstart.peers.forms import Form, Point, Vectors
 
 LARGEST = 30_000_000  # entries of the matrices that are still handed over dense
 
