@@ -128,6 +128,10 @@ class Engine(Protocol):
 class Express(Protocol):
     """One compiled call for an undisturbed solve; None where the flow has to look at it."""
 
+    def warm_up(self, problem: Any, tol: float) -> None:
+        """Compile what the first solves would otherwise wait for."""
+        ...
+
     def __call__(self, problem: Any, changes: Mapping[str, Any], tol: float) -> Any | None:
         """The problem as solved, its iterate, the steps, and what the adapter makes its Residual of."""
         ...

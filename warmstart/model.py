@@ -180,7 +180,7 @@ def load(path: str | PathLike[str]) -> Model:
 
 def pretrained(name: str) -> Model:
     """A shipped Model by its family's name, or FAMILY-SOLVER. Raises ModelFileError listing what is shipped."""
-    folder = importlib.resources.files("warmstart.pretrained")
+    folder = _folder()
     names = shipped()
     match = [full for full in names if name in (full, full.rpartition("-")[0])]
     if not match:
@@ -191,8 +191,12 @@ def pretrained(name: str) -> Model:
 
 def shipped() -> list[str]:
     """The names of the shipped models, FAMILY-SOLVER."""
-    folder = importlib.resources.files("warmstart.pretrained")
-    return sorted(f.name[: -len(".safetensors")] for f in folder.iterdir() if f.name.endswith(".safetensors"))
+    return sorted(f.name[: -len(".safetensors")] for f in _folder().iterdir() if f.name.endswith(".safetensors"))
+
+
+def _folder() -> Any:
+    """The folder of the shipped models; importing it as a module would hide `ws.pretrained`."""
+    return importlib.resources.files("warmstart").joinpath("pretrained")
 
 
 def _kind(regressor: Regressor) -> str:

@@ -209,7 +209,7 @@ def _ratios(runs: dict[str, Run], table: dict[str, Any], model: Model) -> dict[s
     seconds = {name: row["seconds"]["median"] for name, row in table.items()}
     iterations = {name: row["iterations"]["median"] for name, row in table.items()}
     saved = float(np.mean(runs[strongest].seconds) - np.mean(runs["learned"].seconds))
-    training = model.card.get("training_seconds")
+    training, helped = model.card.get("training_seconds"), table["learned"]["starts_used"] > 0
     return {
         "strongest": strongest,
         "speedup": ratio(seconds[strongest], seconds["learned"]),
@@ -217,7 +217,7 @@ def _ratios(runs: dict[str, Run], table: dict[str, Any], model: Model) -> dict[s
         "speedup_over": {name: ratio(s, seconds["learned"]) for name, s in seconds.items() if name != "learned"},
         "of_the_exact_bound": ratio(seconds["learned"], seconds["exact"]) if "exact" in seconds else None,
         "training_seconds": training,
-        "break_even_solves": math.ceil(training / saved) if training and saved > 0 else None,
+        "break_even_solves": math.ceil(training / saved) if training and helped and saved > 0 else None,
     }
 
 

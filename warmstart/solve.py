@@ -61,6 +61,8 @@ class Solver:
         self._workspace: Workspace | None = None
         if self.plan.parameters or self.plan.propose or self.plan.engine:
             self._workspace = self.adapter.open(problem, self.plan.parameters)
+        if self.plan.express:
+            self.plan.express.warm_up(problem, self.tol)
 
     def solve(self, problem: Problem | None = None, **changes: Any) -> Result:
         """The Result of `problem`, or of the Solver's current one with some fields changed (q=..., l=..., u=...)."""

@@ -65,6 +65,12 @@ class Express:
         self._last = np.full(len(context.first), np.inf)
         self._duals = NO_DUALS
 
+    def warm_up(self, problem: QP, tol: float) -> None:
+        """Compile, or load from numba's cache, what the first solves would otherwise wait for."""
+        self(problem, {}, tol)
+        self(problem, {"q": problem.q.copy(), "l": problem.l.copy(), "u": problem.u.copy()}, tol)
+        self._last, self._duals = np.full(len(self._last), np.inf), NO_DUALS
+
     def __call__(self, problem: QP, changes: Mapping[str, Any], tol: float) -> Arrival | None:
         """The solved problem: `problem` with its vectors changed; None where the flow has to look at it."""
         q, l, u = problem.q, problem.l, problem.u

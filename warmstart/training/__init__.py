@@ -23,6 +23,7 @@ from warmstart.fast import kernels, without
 from warmstart.model import Model, split
 from warmstart.predictors import Regressor
 from warmstart.progress import Report, silent
+from warmstart.solve import solve
 from warmstart.training.fitting import FITTERS, Data, fit_hint, hint_names
 from warmstart.training.labels import Labels, label
 from warmstart.training.selection import Setting, choose
@@ -72,13 +73,14 @@ def train(
     problems = _draw(source, samples, seed)
     adapter = seam.load(solver or source.solver or seam.default_solver(problems.train[0]))
     context = find(problems.train, problems.calibration + problems.trajectory)
-    tuned = {t: _tune(adapter, problems.train[:TUNING], t, report) for t in tols}
+    sample = _solvable(adapter, problems.train)
+    tuned = {t: _tune(adapter, sample, t, report) for t in tols}
     card = _card(source, adapter, tols, samples, seed, predictor)
     regressors: dict[str, Regressor] = {}
     screen = None
     if names:
         folder = _prepare(folder, card)
-        labels = _label(adapter, problems.train, tols, tuned, jobs, folder, report)
+        labels = _label(adapter, problems.train, sample, tols[-1], jobs, folder, report)
         card["left_out"] = {str(row): reason for row, reason in labels.left_out.items()}
         data = _data(adapter, problems.train, context, labels)
         regressors = _fit(names, data, seed, report)
@@ -86,17 +88,19 @@ def train(
             names, adapter, [problems.train[row] for row in labels.rows], context, data, seed, regressors
         )
     model = Model(card, context, adapter.slots(problems.train[0]), regressors, {}, screen)
+    validation = [problem for problem in problems.validation if solve(problem, solver=adapter.name).solved]
+    trajectory = [problem for problem in problems.trajectory if solve(problem, solver=adapter.name).solved]
     pipelines, uncompiled, measured = {}, {}, {}
     for t in tols:
         tick = Ticks(report, f"choosing by time at {t:g}")
-        setting = Setting(adapter, t, problems.validation, problems.trajectory, tuned[t], seed, tick)
+        setting = Setting(adapter, t, validation, trajectory, tuned[t], seed, tick)
         pipelines[t], measured[f"{t:g}"] = choose(setting, model, screen is not None)
         if kernels() is not None:
             with without():
                 uncompiled[t], measured[f"{t:g} uncompiled"] = choose(setting, model, screen is not None)
         tick.finish()
     used = {pipeline.predictor for pipeline in [*pipelines.values(), *uncompiled.values()]}
-    kept = {name: regressor for name, regressor in regressors.items() if name in used}
+    kept = {name: r for name, r in regressors.items() if name in used or predictor != "auto"}
     card |= {"measured": measured, "training_seconds": perf_counter() - begin}
     return replace(model, card=card, predictors=kept, pipelines=pipelines, uncompiled=uncompiled)
 
@@ -164,17 +168,35 @@ def _tune(adapter: Adapter, problems: Sequence[Any], tol: float, report: Report)
     return tuned
 
 
+def _solvable(adapter: Adapter, problems: Sequence[Any]) -> list[Any]:
+    """The first problems that the stock solver solves: others cannot be tuned on."""
+    good = []
+    for problem in problems[: 4 * TUNING]:
+        if solve(problem, solver=adapter.name).solved:
+            good.append(problem)
+        if len(good) == TUNING:
+            break
+    if not good:
+        count = min(len(problems), 4 * TUNING)
+        raise TrainingError(f"{adapter.name} solves none of the first {count} training problems")
+    return good
+
+
 def _label(
     adapter: Adapter,
     problems: Sequence[Any],
-    tols: Sequence[float],
-    tuned: dict[float, Tuned],
+    sample: Sequence[Any],
+    tightest: float,
     jobs: int,
     folder: Path | None,
     report: Report,
 ) -> Labels:
-    parameters = tuned[tols[-1]].parameters
-    labels = label(problems, adapter.name, LABEL_FACTOR * tols[-1], parameters, jobs=jobs, folder=folder, report=report)
+    """Labels by parameters that are tuned by counting, not by timing: the same seed gives the same bits."""
+    tick = Ticks(report, f"tuning {adapter.name} for labels")
+    counted = tune(adapter, sample, tightest, by_iterations=True, tick=tick)
+    tick.finish()
+    parameters = {} if counted is None else counted.parameters
+    labels = label(problems, adapter.name, LABEL_FACTOR * tightest, parameters, jobs=jobs, folder=folder, report=report)
     if len(labels.rows) < max(2, len(problems) // 2):
         reasons = "; ".join(sorted(set(labels.left_out.values()))[:3])
         raise TrainingError(

@@ -1,0 +1,1 @@
+"""The shipped models: one FAMILY-SOLVER.safetensors each, read through `warmstart.pretrained(name)`."""
