@@ -129,7 +129,7 @@ def _kept(setting: Setting, warm_start: Any) -> Arm:
 def _exact(setting: Setting, base: Parameters, references: Mapping[int, Result]) -> Arm:
     """The bound: started from the stored solution, which costs nothing to look up."""
     known = [setting.solutions[0]]
-    arm = _kept(setting, Plan(base, lambda problem, previous: (Start(known[0]), "")))
+    arm = _kept(setting, Plan(base, lambda problem, previous: (Start(known[0], {setting.adapter.check: 1}), "")))
 
     def solve_from_solution(instance: Instance) -> Result:
         known[0] = references[id(instance[0])].iterate

@@ -16,6 +16,7 @@ from warmstart.plan import make_plan
 from warmstart.problem import Problem
 from warmstart.result import STAGES, Result
 
+NO_SECONDS: dict[str, float] = dict.fromkeys(STAGES, 0.0)
 NO_HINT = np.zeros(0)
 
 
@@ -249,7 +250,7 @@ class Clock:
     __slots__ = ("_begin", "_last", "seconds")
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+        self.seconds: dict[str, float] = NO_SECONDS.copy()
         self._begin = self._last = perf_counter()
 
     def lap(self, stage: str) -> None:

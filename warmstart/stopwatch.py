@@ -48,6 +48,8 @@ def measure(
     ahead of it is solved untimed, so that an arm meets the processor's caches as its own loop leaves them, not as
     another arm does. Seconds are CPU time of the process, with BLAS on one thread; `tick` is called after each problem.
     """
+    if not arms:
+        return {}
     names = list(arms)
     cpu = {name: np.zeros((passes, len(problems))) for name in names}
     wall = {name: np.zeros((passes, len(problems))) for name in names}

@@ -44,7 +44,8 @@ def _words(data: dict[str, Any]) -> list[str]:
     lines.append(f"learned, by stage: {stages}")
     speedup, iteration = data["speedup"], data["iteration_ratio"]
     fewer = "no solver iterations left" if iteration is None else f"{iteration:.2f} times fewer iterations"
-    lines.append(f"learned against {data['strongest']}: {speedup:.2f} times in time, {fewer}")
+    times = "no measurable time" if speedup is None else f"{speedup:.2f} times in time"
+    lines.append(f"learned against {data['strongest']}: {times}, {fewer}")
     if not learned["starts_used"]:
         lines.append("no start was used: selection kept tuned parameters only, or no context was in range")
     if data["training_seconds"] is not None:

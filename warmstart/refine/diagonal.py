@@ -62,17 +62,22 @@ class Diagonal:
         row[bounds.indices], coefficient[bounds.indices] = rows.unequal, bounds.data
         columns = np.ascontiguousarray(A[rows.equal].toarray().T)
         everything = (columns.T / p) @ columns
+        if len(everything) and np.linalg.matrix_rank(everything, hermitian=True) < len(everything):
+            return None  # equality rows that depend on each other
         alone = row < 0
         always = (columns[alone].T / p[alone]) @ columns[alone]
         return cls(p, columns, row, coefficient, rows.equal, always, everything)
 
     def hint(self, problem: QP, iterate: Iterate) -> np.ndarray:
-        """(e,) The equality duals."""
+        """(n,) On which side each variable is at a bound: as far as a set goes, it outlives the duals."""
         return self.hint_of(iterate["y"])
 
     def hint_of(self, y: np.ndarray) -> np.ndarray:
-        """(e,) The hint that duals (m,) give."""
-        return y[self.equal]
+        """(n,) The hint that duals (m,) give."""
+        sides = np.zeros(len(self.row))
+        has = self.row >= 0
+        sides[has] = np.sign(y[self.row[has]] * self.coefficient[has])
+        return sides
 
     def targets(self, problems: Sequence[QP], iterates: Sequence[Iterate]) -> np.ndarray:
         """(N, e) What a predictor learns: the equality duals."""
@@ -102,10 +107,15 @@ class Diagonal:
 
     def _solve(self, problem: QP, hint: np.ndarray, tol: float) -> tuple[dict[str, np.ndarray], int, bool]:
         q, b = problem.q, problem.l[self.equal]
-        has = self.row >= 0
-        ends = np.stack([problem.l[self.row], problem.u[self.row]]) / self.coefficient
-        low, high = np.where(has, ends.min(axis=0), -np.inf), np.where(has, ends.max(axis=0), np.inf)
-        side = _sides(-(q + self.columns @ hint) / self.p, low, high) if len(hint) else np.zeros(problem.n)
+        low, high = np.full(problem.n, -np.inf), np.full(problem.n, np.inf)
+        has = np.flatnonzero(self.row >= 0)
+        ends = np.stack([problem.l[self.row[has]], problem.u[self.row[has]]]) / self.coefficient[has]
+        low[has], high[has] = ends.min(axis=0), ends.max(axis=0)
+        side = np.zeros(problem.n)
+        if len(hint) == len(self.equal) > 0:
+            side = _sides(-(q + self.columns @ hint) / self.p, low, high)
+        elif len(hint) == problem.n:
+            side = np.sign(hint) * np.isfinite(np.where(hint > 0, high, low))
         best, stalled, step = problem.n + 1, 0, 0
         for step in range(1, CAP + 1):
             bound = np.where(side < 0, low, high)

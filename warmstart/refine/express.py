@@ -24,7 +24,6 @@ NO_DUALS = np.zeros(0)
 
 
 OUT_OF_RANGE, UNSETTLED = -3, -4  # what the kernel says where the flow need not look again
-VECTORS = {"q", "l", "u"}  # what the call may change: the engine was prepared for one P and A
 
 
 class Arrival(NamedTuple):
@@ -68,7 +67,6 @@ class Express:
     def warm_up(self, problem: QP, tol: float) -> None:
         """Compile, or load from numba's cache, what the first solves would otherwise wait for."""
         self(problem, {}, tol)
-        self(problem, {"q": problem.q.copy(), "l": problem.l.copy(), "u": problem.u.copy()}, tol)
         self._last, self._duals = np.full(len(self._last), np.inf), NO_DUALS
 
     def __call__(self, problem: QP, changes: Mapping[str, Any], tol: float) -> Arrival | None:
@@ -76,8 +74,8 @@ class Express:
         q, l, u = problem.q, problem.l, problem.u
         if changes:
             q, l, u = changes.get("q", q), changes.get("l", l), changes.get("u", u)
-            plain = _plain(q, problem.q) and _plain(l, problem.l) and _plain(u, problem.u)
-            if not plain or not changes.keys() <= VECTORS:
+            known = ("q" in changes) + ("l" in changes) + ("u" in changes)
+            if known < len(changes) or not (_plain(q, problem.q) and _plain(l, problem.l) and _plain(u, problem.u)):
                 return None
         if problem.matrices is not self._matrices:
             return None

@@ -8,9 +8,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+from numba import float64, int64, njit, types
 
 FAST = {"reassoc", "contract", "arcp", "nsz"}  # all but the assumption that there are no NaN and inf
+# one signature for data that may be read-only: a kernel is not compiled again for every mix of the two
+GIVEN = types.Array(float64, 1, "C", readonly=True)
+POSITIONS, ROWS = types.Array(int64, 1, "C", readonly=True), types.Array(float64, 2, "C", readonly=True)
+KEPT, INDICES = float64[::1], int64[::1]
 NONE = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 LARGE = 24  # rows from which LAPACK factorises faster than a loop
 BATCH = 16  # columns that enter a normal matrix by one product of matrices rather than one by one
@@ -67,13 +71,18 @@ def kkt(Pp, Pi, Pv, Ap, Ai, Av, run, q, l, u, x, y, Ax):
     dual = P_size = A_size = q_size = 0.0
     quadratic = linear = 0.0
     sound = True
-    dense_P = len(Pv) == n * n
+    dense_P, diagonal_P = len(Pv) == n * n, len(Pv) == n
+    if diagonal_P:
+        for j in range(n):
+            diagonal_P &= (Pp[j] == j) & (Pi[j] == j)
     for j in range(n):
         xj, qj = x[j], q[j]
-        Px = 0.0
-        if dense_P:
+        if diagonal_P:
+            Px = Pv[j] * xj
+        elif dense_P:
             Px = _dot(Pv[Pp[j] : Pp[j + 1]], x)
         else:
+            Px = 0.0
             for k in range(Pp[j], Pp[j + 1]):
                 Px += Pv[k] * x[Pi[k]]
         Aty = 0.0
@@ -441,7 +450,7 @@ def schur(q, l, u, first, base, V, W, G, rows, equal, hint, cap, stall, pivots, 
     for a in range(k):
         i = order[a]
         s = dual[a]
-        y[rows[i]] = s if s * sign[i] > 0 else 0.0
+        y[rows[i]] = s if s * sign[i] > 0 or low[i] == high[i] else 0.0
         _add(x, G[i, :n], -s)
         _add(dual_e, G[i, n:], -s)
     for j in range(e):
@@ -510,7 +519,11 @@ def diagonal(q, l, u, p, columns, row, coefficient, equal, always, everything, h
             low[j], high[j] = min(a, b), max(a, b)
             if len(hint) == e:
                 side[j] = _side(-(q[j] + _dot(columns[j], hint)) / p[j], low[j], high[j])
-                fixed += side[j] != 0
+            elif len(hint) == n and hint[j] != 0.0:
+                side[j] = 1 if hint[j] > 0.0 else -1
+                if abs(high[j] if side[j] > 0 else low[j]) == np.inf:
+                    side[j] = 0
+            fixed += side[j] != 0
     whole = 2 * fixed < bounded
     M = everything.copy() if whole else always.copy()
     counted = np.full(n, 1 if whole else 0, dtype=np.int8)  # bounded variables whose column is in M
@@ -639,7 +652,11 @@ def settle_diagonal(
     return steps, kkt(Pp, Pi, Pv, Ap, Ai, Av, run, q, l, u, x, y, buffer)
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(
+    [(GIVEN, GIVEN, GIVEN, KEPT, POSITIONS, GIVEN, GIVEN, KEPT, POSITIONS, POSITIONS, ROWS, GIVEN, GIVEN, KEPT)],
+    cache=True,
+    fastmath=FAST,
+)
 def arrive(q, l, u, out, first, mean, scale, template, varying, source, basis, spread, limits, here):
     """Check and copy the data into out (n + 2 m,), locate the context (d,) into here; what stands in the way, or 0."""
     n, m = len(q), len(l)
@@ -658,7 +675,7 @@ def arrive(q, l, u, out, first, mean, scale, template, varying, source, basis, s
     return (0 if score <= 1.0 else -3), score
 
 
-@njit(cache=True, fastmath=FAST)
+@njit([(INDICES, KEPT, GIVEN, GIVEN, GIVEN, KEPT, KEPT, float64, float64, KEPT)], cache=True, fastmath=FAST)
 def express(I, F, q, l, u, y_last, last, reach, tol, out):
     """One solve in one call: check and copy the data, locate the context, refine, and measure the result.
 
@@ -668,11 +685,16 @@ def express(I, F, q, l, u, y_last, last, reach, tol, out):
     """
     n, m, c, e, d, k, v, kind = I[0], I[1], I[2], I[3], I[4], I[5], I[6], I[7]
     f, nP, nA = I[8], I[9], I[10]
-    ints = np.cumsum(np.array([16, d, v, v, f, c, e, n, n + 1, nP, n + 1, nA, n]))
-    first, varying, source = I[16 : ints[1]], I[ints[1] : ints[2]], I[ints[2] : ints[3]]
-    free, rows, equal, row = I[ints[3] : ints[4]], I[ints[4] : ints[5]], I[ints[5] : ints[6]], I[ints[6] : ints[7]]
-    Pp, Pi, Ap = I[ints[7] : ints[8]], I[ints[8] : ints[9]], I[ints[9] : ints[10]]
-    Ai, run = I[ints[10] : ints[11]], I[ints[11] : ints[12]]
+    at = 16
+    first, varying, source = I[at : at + d], I[at + d : at + d + v], I[at + d + v : at + d + 2 * v]
+    at += d + 2 * v
+    free, rows, equal = I[at : at + f], I[at + f : at + f + c], I[at + f + c : at + f + c + e]
+    at += f + c + e
+    row = I[at : at + n]
+    at += n
+    Pp, Pi, Ap = I[at : at + n + 1], I[at + n + 1 : at + n + 1 + nP], I[at + n + 1 + nP : at + 2 * n + 2 + nP]
+    at += 2 * n + 2 + nP
+    Ai, run = I[at : at + nA], I[at + nA : at + nA + n]
     copy_q, copy_l, copy_u = out[:n], out[n : n + m], out[n + m : n + 2 * m]
     x, y = out[n + 2 * m : 2 * n + 2 * m], out[2 * n + 2 * m : 2 * n + 3 * m]
     for i in range(n):
@@ -681,12 +703,11 @@ def express(I, F, q, l, u, y_last, last, reach, tol, out):
         copy_l[i], copy_u[i] = l[i], u[i]
     if not check_vectors(copy_q, copy_l, copy_u):
         return -1, NONE
-    floats = np.cumsum(np.array([0, d, d, k * d, k, 2, n + 2 * m, nP, nA]))
-    mean, scale = F[: floats[1]], F[floats[1] : floats[2]]
-    basis, spread = F[floats[2] : floats[3]].reshape(k, d), F[floats[3] : floats[4]]
-    limits, template = F[floats[4] : floats[5]], F[floats[5] : floats[6]]
-    Pv, Av = F[floats[6] : floats[7]], F[floats[7] : floats[8]]
-    engine = F[floats[8] :]
+    mean, scale, basis = F[:d], F[d : 2 * d], F[2 * d : 2 * d + k * d].reshape(k, d)
+    at = 2 * d + k * d
+    spread, limits, template = F[at : at + k], F[at + k : at + k + 2], F[at + k + 2 : at + k + 2 + n + 2 * m]
+    at += k + 2 + n + 2 * m
+    Pv, Av, engine = F[at : at + nP], F[at + nP : at + nP + nA], F[at + nP + nA :]
     here = np.empty(d)
     same, score = locate(
         copy_q, copy_l, copy_u, first, mean, scale, template, varying, source, basis, spread, limits, here
@@ -705,20 +726,21 @@ def express(I, F, q, l, u, y_last, last, reach, tol, out):
         if follow:
             for i in range(c):
                 hint[i] = np.sign(y_last[rows[i]])
-        g = np.cumsum(np.array([0, n + e + c, (n + e + c) * f, c * c, c * (n + e)]))
-        base, V = engine[: g[1]], engine[g[1] : g[2]].reshape(n + e + c, f)
-        W, G = engine[g[2] : g[3]].reshape(c, c), engine[g[3] : g[4]].reshape(c, n + e)
+        g, h = n + e + c, (n + e + c) * (f + 1)
+        base, V = engine[:g], engine[g:h].reshape(g, f)
+        W, G = engine[h : h + c * c].reshape(c, c), engine[h + c * c :].reshape(c, n + e)
         steps = schur(
             copy_q, copy_l, copy_u, free, base, V, W, G, rows, equal, hint, I[11], I[12], I[13], SLACK * tol, x, y
         )
     else:
-        hint = np.empty(e if follow else 0)
+        g = n + n * e
+        p, columns, coefficient = engine[:n], engine[n:g].reshape(n, e), engine[g : g + n]
+        always, everything = engine[g + n : g + n + e * e].reshape(e, e), engine[g + n + e * e :].reshape(e, e)
+        hint = np.zeros(n if follow else 0)
         if follow:
-            for i in range(e):
-                hint[i] = y_last[equal[i]]
-        g = np.cumsum(np.array([0, n, n * e, n, e * e, e * e]))
-        p, columns, coefficient = engine[: g[1]], engine[g[1] : g[2]].reshape(n, e), engine[g[2] : g[3]]
-        always, everything = engine[g[3] : g[4]].reshape(e, e), engine[g[4] : g[5]].reshape(e, e)
+            for j in range(n):
+                if row[j] >= 0:
+                    hint[j] = y_last[row[j]] * coefficient[j]
         steps = diagonal(
             copy_q,
             copy_l,

@@ -143,7 +143,7 @@ class Schur:
         free = self.base + self.map @ np.concatenate((problem.q, problem.l, problem.u))[self.first]
         sets = Sets(self.W, free[n + e :], problem.l[self.rows], problem.u[self.rows], SLACK * tol)
         sign = np.zeros(len(self.rows))
-        if len(hint):
+        if len(hint) == len(sign):
             sign[(hint > EDGE) & (sets.high < np.inf)] = 1
             sign[(hint < -EDGE) & (sets.low > -np.inf)] = -1
         active, dual, sign, steps, settled = sets.primal_dual(sign, self.cap)
@@ -154,7 +154,8 @@ class Schur:
             return {}, steps, False
         point = free[: n + e] - dual @ self.G[active]
         y = np.zeros(problem.m)
-        y[self.rows[active]] = np.where(dual * sign[active] > 0, dual, 0.0)
+        right = (dual * sign[active] > 0) | (sets.low[active] == sets.high[active])
+        y[self.rows[active]] = np.where(right, dual, 0.0)
         y[self.equal] = point[n:]
         return {"x": point[:n], "y": y}, steps, True
 

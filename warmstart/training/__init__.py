@@ -90,6 +90,8 @@ def train(
     model = Model(card, context, adapter.slots(problems.train[0]), regressors, {}, screen)
     validation = [problem for problem in problems.validation if solve(problem, solver=adapter.name).solved]
     trajectory = [problem for problem in problems.trajectory if solve(problem, solver=adapter.name).solved]
+    if not validation:
+        raise TrainingError(f"{adapter.name} solves none of the {len(problems.validation)} validation problems")
     pipelines, uncompiled, measured = {}, {}, {}
     for t in tols:
         tick = Ticks(report, f"choosing by time at {t:g}")

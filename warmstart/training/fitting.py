@@ -65,19 +65,20 @@ def fit_ridge(data: Data, seed: int) -> Ridge:
 
 
 def _ridge_weights(contexts: np.ndarray, outputs: np.ndarray) -> np.ndarray:
-    """Weights (d, n_out) of centred contexts and outputs, penalty by leave-one-out error in closed form."""
+    """Weights (d, n_out) of centred contexts and outputs; every output's penalty by its leave-one-out error."""
     left, singular, right = np.linalg.svd(contexts, full_matrices=False)
     projected = left.T @ outputs
-    best, weights = np.inf, None
+    best, coefficients = np.full(outputs.shape[1], np.inf), np.zeros_like(projected)
     for penalty in PENALTIES * singular[0] ** 2:
         shrink = singular**2 / (singular**2 + penalty)
         leverage = (left**2) @ shrink
         residual = outputs - left @ (shrink[:, None] * projected)
-        error = float((residual**2).sum(axis=1) @ (1 / np.maximum(1 - leverage, 1e-6) ** 2))
-        if error < best:
-            best, weights = error, right.T @ ((singular / (singular**2 + penalty))[:, None] * projected)
-    assert weights is not None
-    return weights
+        error = (1 / np.maximum(1 - leverage, 1e-6) ** 2) @ residual**2
+        better = error < best
+        best = np.where(better, error, best)
+        scaled = (singular / (singular**2 + penalty))[:, None] * projected
+        coefficients = np.where(better, scaled, coefficients)
+    return right.T @ coefficients
 
 
 def _spread(data: Data) -> np.ndarray:

@@ -1,0 +1,74 @@
+"""README's Python blocks run, its commands parse, and what it lists is what there is."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from warmstart.adapters import ADAPTERS
+from warmstart.cli import _parser
+from warmstart.families import names
+
+TOP = Path(__file__).resolve().parents[1]
+README = (TOP / "README.md").read_text()
+PROJECT = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
+
+
+def blocks(language: str) -> list[tuple[int, str]]:
+    """Every fenced block of a language, with the line it begins on."""
+    found = re.finditer(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    return [(README.count("\n", 0, match.start(1)), match.group(1)) for match in found]
+
+
+def commands() -> list[list[str]]:
+    """The arguments of every `warmstart` command in a console block."""
+    lines = [line for _, block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
+    parts = [shlex.split(part, comments=True) for line in lines for part in line[2:].split("&&")]
+    return [part[1:] for part in parts if part and part[0] == "warmstart"]
+
+
+def test_the_python_blocks_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {"__name__": "readme"}
+    assert len(blocks("python")) >= 3
+    for line, block in blocks("python"):
+        exec(compile("\n" * line + block, str(TOP / "README.md"), "exec"), namespace)
+    assert namespace["result"].solved
+
+
+@pytest.mark.parametrize("arguments", commands(), ids=" ".join)
+def test_the_commands_parse(arguments: list[str]) -> None:
+    try:
+        _parser().parse_args(arguments)
+    except SystemExit as stop:
+        pytest.fail(f"warmstart {shlex.join(arguments)}: exit code {stop.code}")
+
+
+def test_every_command_is_shown() -> None:
+    assert {arguments[0] for arguments in commands()} == {
+        "demo",
+        "families",
+        "models",
+        "train",
+        "bench",
+        "solve",
+        "check",
+    }
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_family_is_in_a_table(name: str) -> None:
+    assert re.search(rf"^\| `{name}` \|", README, re.MULTILINE)
+
+
+def test_what_is_not_there_is_not_promised() -> None:
+    for extra in re.findall(r"pip install '\.\[(.+?)\]'", README):
+        assert set(extra.split(",")) <= PROJECT["optional-dependencies"].keys()
+    for solver in re.findall(r"--solver (\w+)", README):
+        assert solver in ADAPTERS
+    assert README.count("<!-- measured:begin -->") == README.count("<!-- measured:end -->") == 1
