@@ -17,11 +17,12 @@ from warmstart.problem import QP
 from warmstart.result import Result
 from warmstart.solve import Solver, solve
 from warmstart.stopwatch import Arm
-from warmstart.training.tuning import Tuned, tune
+from warmstart.training.tuning import tune
 
 Instance = tuple[Any, dict[str, np.ndarray]]
 STOCK = ("default", "tuned", "previous", "nearest")
 """What the wrapped solver offers by itself; the strongest of these is what learning is measured against."""
+CHEAP = 2e-3  # seconds of a solve up to which the whole grid is searched again
 RETUNING = 10  # training problems on which bench tunes every stock arm once more
 OTHERS = 8  # training problems on which the best way to use another solver is found
 NEIGHBOURS = 200  # training solutions that the nearest arm looks up
@@ -86,10 +87,19 @@ def _refined_cold(setting: Setting) -> Model | None:
 def _retune(
     setting: Setting, base: Parameters, problems: Sequence[Any], starts: Sequence[Iterate] | None
 ) -> Parameters:
-    """The parameters around `base` that are fastest on these problems, where that is better than `base` itself."""
-    grid = [{setting.adapter.check: (1, 2, 3, 5, 10, 25)}]
-    tuned: Tuned | None = tune(setting.adapter, problems, setting.tol, base=base, grid=grid, starts=starts)
-    return base if tuned is None else tuned.parameters
+    """The parameters with the least median time on these problems, by which arms are compared; `base` if none beats it.
+
+    All of the solver's grid is searched where a solve is cheap, else what is near `base`.
+    """
+    adapter, tol = setting.adapter, setting.tol
+    local = [{adapter.check: (1, 2, 3, 5, 10, 25)}]
+    tuned = tune(adapter, problems, tol, base=base, grid=local, starts=starts, tail=0.0)
+    if tuned is None:
+        return base
+    if starts is None and tuned.seconds < CHEAP:
+        wider = tune(adapter, problems, tol, base=tuned.parameters, grid=adapter.grid, tail=0.0)
+        tuned = wider or tuned
+    return tuned.parameters
 
 
 def _default(setting: Setting, problem: Instance) -> Result:

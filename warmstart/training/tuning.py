@@ -39,13 +39,15 @@ def tune(
     grid: Sequence[Mapping[str, Sequence[Any]]] | None = None,
     starts: Sequence[Iterate] | None = None,
     by_iterations: bool = False,
+    tail: float = TAIL,
     tick: Callable[[], None] = lambda: None,
 ) -> Tuned | None:
     """The fastest parameters in CPU time; None where none of them solve all problems.
 
     `base` holds the parameters to begin with; without it the adapter's whole grid is searched, with it only `grid`, and
     in both cases the continuous parameters are refined around the best. `starts`: an iterate for each problem.
-    `by_iterations` counts instead of timing, so that the outcome is the same every time.
+    `by_iterations` counts instead of timing, so that the outcome is the same every time; `tail` is the weight of the
+    mean beside the median.
     """
     rounds = list(adapter.grid if grid is None else grid)
     best: Tuned | None = None
@@ -58,7 +60,7 @@ def tune(
         limit = PATIENCE * adapter.max_iterations
         if best is not None:
             limit = min(limit, SLACK * best.worst + 50)
-        tried = _cost(adapter, problems, tol, candidate, starts, limit, values)
+        tried = _cost(adapter, problems, tol, candidate, starts, limit, values, tail)
         tick()
         if tried is not None and (best is None or cost(tried) < cost(best)):
             best = tried
@@ -94,6 +96,7 @@ def _cost(
     starts: Sequence[Iterate] | None,
     limit: int,
     values: Sequence[float] | None,
+    tail: float,
 ) -> Tuned | None:
     """Median seconds and iterations of the runs; None as soon as one does not arrive, or at a wrong objective value."""
     workspace = adapter.open(problems[0], parameters)
@@ -111,7 +114,7 @@ def _cost(
             if values is not None and wrong_objective(problem.objective(**outcome.iterate), values[i], tol):
                 return None
     fastest = seconds.min(axis=0)
-    typical = float((1 - TAIL) * np.median(fastest) + TAIL * fastest.mean())
+    typical = float((1 - tail) * np.median(fastest) + tail * fastest.mean())
     return Tuned(parameters, typical, float(np.median(iterations)), int(iterations.max()))
 
 
