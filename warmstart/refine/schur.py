@@ -32,6 +32,9 @@ EDGE = 0.5  # of a hint, beyond which a row is in the set
 FAR = 2.5  # a hint's largest entry: further out is no surer
 SINGULAR = 1e-11  # a pivot below this share of its diagonal entry: the row depends on those before it
 DENSE = 500  # rows of K up to which dense factors are faster
+SHIFT = 1e-10  # of K's largest entry: what makes its sparse factors safe
+REFINEMENTS = 2
+CONDITION = 1e9  # of K, beyond which it counts as singular
 ACCURACY = 1e-7  # of the prepared solves
 
 POSV, GETRF = get_lapack_funcs(("posv", "getrf"), dtype=np.float64)
@@ -70,7 +73,7 @@ class Schur:
         A = problem.A.tocsr()
         A_E, A_I = A[rows.equal], A[used]
         K = sp.csc_matrix(sp.bmat([[problem.P, A_E.T], [A_E, None]]) if e else problem.P)
-        solve = _factor(K)
+        solve = _factor(K, n)
         if solve is None:
             return None
         first, constant, varying = _right_hand_sides(problem, rows.equal, context)
@@ -285,9 +288,9 @@ def _right_hand_sides(
     return context.first[columns], constant, varying
 
 
-def _factor(K: sp.csc_matrix) -> Callable[[np.ndarray], np.ndarray | None] | None:
+def _factor(K: sp.csc_matrix, n: int) -> Callable[[np.ndarray], np.ndarray | None] | None:
     """A solve with K that gives None where it is inaccurate; None where K is singular."""
-    solve_once = _dense_factor(K.toarray()) if len(K.indptr) <= DENSE + 1 else _sparse_factor(K)
+    solve_once = _dense_factor(K.toarray()) if len(K.indptr) <= DENSE + 1 else _sparse_factor(K, n)
     if solve_once is None:
         return None
     largest = float(np.abs(K.data).max(initial=0.0))
@@ -296,7 +299,8 @@ def _factor(K: sp.csc_matrix) -> Callable[[np.ndarray], np.ndarray | None] | Non
         solution = solve_once(right)
         size = np.abs(right).max(initial=0.0) + largest * np.abs(solution).max(initial=0.0)
         error = np.abs(K @ solution - right).max(initial=0.0)
-        return solution if error <= ACCURACY * size and np.isfinite(solution).all() else None
+        tame = largest * np.abs(solution).max(initial=0.0) <= CONDITION * np.abs(right).max(initial=0.0)
+        return solution if error <= ACCURACY * size and tame and np.isfinite(solution).all() else None
 
     return solve
 
@@ -306,8 +310,20 @@ def _dense_factor(K: np.ndarray) -> Callable[[np.ndarray], np.ndarray] | None:
     return None if info else (lambda right: lu_solve((factor, pivots), right, check_finite=False))
 
 
-def _sparse_factor(K: sp.csc_matrix) -> Callable[[np.ndarray], np.ndarray] | None:
+def _sparse_factor(K: sp.csc_matrix, n: int) -> Callable[[np.ndarray], np.ndarray] | None:
+    """A solve by sparse factors of K made quasi-definite, refined to K: SuperLU may crash on a singular matrix."""
+    size = K.shape[0]
+    shift = SHIFT * float(np.abs(K.data).max(initial=1.0))
+    signs = np.where(np.arange(size) < n, shift, -shift)
     try:
-        return splu(K).solve
+        factor = splu(sp.csc_matrix(K + sp.diags(signs)))
     except RuntimeError:  # exactly singular
         return None
+
+    def solve(right: np.ndarray) -> np.ndarray:
+        solution = factor.solve(right)
+        for _ in range(REFINEMENTS):
+            solution += factor.solve(right - K @ solution)
+        return solution
+
+    return solve
