@@ -312,7 +312,7 @@ def _dense_factor(K: np.ndarray) -> Callable[[np.ndarray], np.ndarray] | None:
 
 def _sparse_factor(K: sp.csc_matrix, n: int) -> Callable[[np.ndarray], np.ndarray] | None:
     """A solve by sparse factors of K made quasi-definite, refined to K: SuperLU may crash on a singular matrix."""
-    size = K.shape[0]
+    size = len(K.indptr) - 1
     shift = SHIFT * float(np.abs(K.data).max(initial=1.0))
     signs = np.where(np.arange(size) < n, shift, -shift)
     try:
