@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Protocol, runtime_checkable
+from dataclasses import asdict
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -13,6 +15,8 @@ from warmstart.errors import FamilyError
 from warmstart.problem import Problem
 
 SPLITS = ("train", "validation", "test")
+PERSISTENCE = 0.99
+"""Correlation of what varies in a trajectory's problem with that of the one before."""
 
 
 @runtime_checkable
@@ -80,3 +84,35 @@ def normals(generator: np.random.Generator, size: int, persistence: float) -> It
 def _words(text: str) -> list[int]:
     """Eight 32-bit words of the text's SHA-256."""
     return np.frombuffer(hashlib.sha256(text.encode()).digest(), dtype="<u4").tolist()
+
+
+class ProcessFamily(ABC):
+    """Problems whose random part is a stationary process: drawn independently, or as an AR(1) trajectory.
+
+    A subclass is a frozen dataclass whose fields are its settings.
+    """
+
+    name: str
+    solver = "osqp"
+    has_trajectory = True
+
+    @abstractmethod
+    def problems(self, generator: np.random.Generator, count: int, persistence: float) -> Iterator[Any]:
+        """`count` problems, each correlated by `persistence` with the one before."""
+
+    @property
+    def settings(self) -> dict[str, int | float]:
+        """The size settings in force."""
+        return asdict(self)  # pyright: ignore[reportArgumentType]  # every family is a dataclass
+
+    def sample(self, count: int, seed: int, split: str) -> Iterator[Any]:
+        """`count` independent problems."""
+        return self.problems(stream(self.name, split, seed), count, 0.0)
+
+    def trajectory(self, length: int, seed: int, split: str) -> Iterator[Any]:
+        """`length` problems of which each is near the one before."""
+        return self.problems(stream(f"{self.name} trajectory", split, seed), length, PERSISTENCE)
+
+    def shift(self, iterate: Iterate) -> Iterate:
+        """The iterate itself: there are no stages."""
+        return iterate

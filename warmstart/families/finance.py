@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 
 import numpy as np
 import scipy.sparse as sp
 
-from warmstart.adapter import Iterate
-from warmstart.families.family import normals, stream, structure_stream
+from warmstart.families.family import ProcessFamily, normals, structure_stream
 from warmstart.problem import QP
 
-PERSISTENCE = 0.99
-"""Correlation of a day's expected returns with those of the day before."""
 FACTOR_RETURN, OWN_RETURN = 0.05, 0.08
 """Standard deviation of a factor's expected return and of an asset's own."""
 
 
 @dataclass(frozen=True)
-class Portfolio:
+class Portfolio(ProcessFamily):
     """Markowitz portfolios with a factor risk model, long only (Boyd et al., 2017; Stellato et al., 2020).
 
     minimise x'Dx/2 + y'y/2 - mu'x   subject to   1'x = 1, F'x = y, x >= 0
@@ -34,27 +31,9 @@ class Portfolio:
     assets: int = 200
     factors: int = 20
     name = "portfolio"
-    solver = "osqp"
-    has_trajectory = True
 
-    @property
-    def settings(self) -> dict[str, int | float]:
-        """The size settings in force."""
-        return asdict(self)
-
-    def sample(self, count: int, seed: int, split: str) -> Iterator[QP]:
-        """`count` problems with independent expected returns."""
-        return self._problems(stream(self.name, split, seed), count, 0.0)
-
-    def trajectory(self, length: int, seed: int, split: str) -> Iterator[QP]:
-        """The problems of `length` consecutive days."""
-        return self._problems(stream(f"{self.name} trajectory", split, seed), length, PERSISTENCE)
-
-    def shift(self, iterate: Iterate) -> Iterate:
-        """The iterate itself: days have no stages."""
-        return iterate
-
-    def _problems(self, generator: np.random.Generator, count: int, persistence: float) -> Iterator[QP]:
+    def problems(self, generator: np.random.Generator, count: int, persistence: float) -> Iterator[QP]:
+        """`count` problems, each correlated by `persistence` with the one before."""
         template, loadings = self._template, self._loadings
         for z in islice(normals(generator, self.factors + self.assets, persistence), count):
             mu = FACTOR_RETURN * (loadings @ z[: self.factors]) + OWN_RETURN * z[self.factors :]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 
 import numpy as np
 
-from warmstart.adapter import Iterate
-from warmstart.families.family import normals, stream, structure_stream
+from warmstart.families.family import ProcessFamily, normals, structure_stream
 from warmstart.problem import QP
 
 ROWS = 3
@@ -19,12 +18,10 @@ RIDGE = 0.01
 """Added to the diagonal of P."""
 FACTORS, OWN = 10, 0.3
 """Factors that the variations of q share; standard deviation of an entry's own part, where the shared part has 1."""
-PERSISTENCE = 0.99
-"""Correlation of the cost of a trajectory's problem with that of the one before."""
 
 
 @dataclass(frozen=True)
-class Inequality:
+class Inequality(ProcessFamily):
     """Dense inequalities in general position: minimise x'Px/2 + q'x subject to l <= Ax <= u.
 
     P = MM'/n + I/100 (n, n) and A (3 n, n) are dense and normal, the rows of A of length 1; -l and u are uniform in
@@ -38,27 +35,9 @@ class Inequality:
     n: int = 100
     spread: float = 0.3
     name = "qp-inequality"
-    solver = "osqp"
-    has_trajectory = True
 
-    @property
-    def settings(self) -> dict[str, int | float]:
-        """The size settings in force."""
-        return asdict(self)
-
-    def sample(self, count: int, seed: int, split: str) -> Iterator[QP]:
-        """`count` problems with independent costs."""
-        return self._problems(stream(self.name, split, seed), count, 0.0)
-
-    def trajectory(self, length: int, seed: int, split: str) -> Iterator[QP]:
-        """`length` problems of which each has a cost near that of the one before."""
-        return self._problems(stream(f"{self.name} trajectory", split, seed), length, PERSISTENCE)
-
-    def shift(self, iterate: Iterate) -> Iterate:
-        """The iterate itself: there are no stages."""
-        return iterate
-
-    def _problems(self, generator: np.random.Generator, count: int, persistence: float) -> Iterator[QP]:
+    def problems(self, generator: np.random.Generator, count: int, persistence: float) -> Iterator[QP]:
+        """`count` problems, each correlated by `persistence` with the one before."""
         template, loadings = self._template, self._loadings
         for z in islice(normals(generator, FACTORS + self.n, persistence), count):
             yield template.replace(q=template.q + self.spread * (loadings @ z[:FACTORS] + OWN * z[FACTORS:]))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 
 import numpy as np
 import scipy.sparse as sp
 
-from warmstart.adapter import Iterate
-from warmstart.families.family import normals, stream, structure_stream
+from warmstart.families.family import ProcessFamily, normals, structure_stream
 from warmstart.problem import QP
 
 THRESHOLD, NOISE = 1.0, 0.1
@@ -19,12 +18,10 @@ THRESHOLD, NOISE = 1.0, 0.1
 WEIGHT = 0.2
 """The penalty's weight, as a share of the weight at which a typical signal's coefficients all vanish."""
 TYPICAL = 200  # signals whose median that weight is
-PERSISTENCE = 0.99
-"""Correlation of consecutive signals' coefficients before they are shrunk."""
 
 
 @dataclass(frozen=True)
-class LassoQP:
+class LassoQP(ProcessFamily):
     """The lasso of OSQP's benchmark (Stellato et al., 2020): z = (x, y, t).
 
     minimise y'y/2 + weight 1't   subject to   Dx - y = s, x - t <= 0, x + t >= 0
@@ -37,27 +34,9 @@ class LassoQP:
     rows: int = 150
     columns: int = 50
     name = "lasso-qp"
-    solver = "osqp"
-    has_trajectory = True
 
-    @property
-    def settings(self) -> dict[str, int | float]:
-        """The size settings in force."""
-        return asdict(self)
-
-    def sample(self, count: int, seed: int, split: str) -> Iterator[QP]:
-        """`count` problems with independent signals."""
-        return self._problems(stream(self.name, split, seed), count, 0.0)
-
-    def trajectory(self, length: int, seed: int, split: str) -> Iterator[QP]:
-        """`length` problems of which each has a signal near that of the one before."""
-        return self._problems(stream(f"{self.name} trajectory", split, seed), length, PERSISTENCE)
-
-    def shift(self, iterate: Iterate) -> Iterate:
-        """The iterate itself: there are no stages."""
-        return iterate
-
-    def _problems(self, generator: np.random.Generator, count: int, persistence: float) -> Iterator[QP]:
+    def problems(self, generator: np.random.Generator, count: int, persistence: float) -> Iterator[QP]:
+        """`count` problems, each correlated by `persistence` with the one before."""
         template, tail = self._template, 2 * self.columns
         low, high = template.l[-tail:], template.u[-tail:]
         for s in islice(self._signals(generator, persistence), count):

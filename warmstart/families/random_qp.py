@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from typing import NamedTuple
@@ -12,17 +12,14 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.special import ndtr
 
-from warmstart.adapter import Iterate
 from warmstart.errors import FamilyError
-from warmstart.families.family import normals, stream, structure_stream
+from warmstart.families.family import ProcessFamily, normals, structure_stream
 from warmstart.problem import QP
 
 ROWS = 10
 """Rows of A for each variable."""
 CHANGE = 0.1
 """Relative standard deviation of the matrices' entries around their base."""
-PERSISTENCE = 0.99
-"""Correlation of consecutive problems of a trajectory."""
 
 
 class Base(NamedTuple):
@@ -34,7 +31,7 @@ class Base(NamedTuple):
 
 
 @dataclass(frozen=True)
-class RandomQP:
+class RandomQP(ProcessFamily):
     """General inequalities after the random QPs of OSQP's benchmark (Stellato et al., 2020).
 
     P = MM' + I/100; q normal; u = Ax + v and l = Ax - w: x normal, v and w uniform in [0, 1], so that x is feasible.
@@ -45,31 +42,13 @@ class RandomQP:
     n: int = 50
     density: float = 0.15
     name = "random-qp"
-    solver = "osqp"
-    has_trajectory = True
 
     def __post_init__(self) -> None:
         if self.density > 1:
             raise FamilyError(f"density is {self.density:g}; pass a share of at most 1")
 
-    @property
-    def settings(self) -> dict[str, int | float]:
-        """The size settings in force."""
-        return asdict(self)
-
-    def sample(self, count: int, seed: int, split: str) -> Iterator[QP]:
-        """`count` independent problems."""
-        return self._problems(stream(self.name, split, seed), count, 0.0)
-
-    def trajectory(self, length: int, seed: int, split: str) -> Iterator[QP]:
-        """`length` problems of which each is near the one before."""
-        return self._problems(stream(f"{self.name} trajectory", split, seed), length, PERSISTENCE)
-
-    def shift(self, iterate: Iterate) -> Iterate:
-        """The iterate itself: there are no stages."""
-        return iterate
-
-    def _problems(self, generator: np.random.Generator, count: int, persistence: float) -> Iterator[QP]:
+    def problems(self, generator: np.random.Generator, count: int, persistence: float) -> Iterator[QP]:
+        """`count` problems, each correlated by `persistence` with the one before."""
         base, (n, m) = self._base, (self.n, ROWS * self.n)
         ends = np.cumsum([base.M.nnz, base.A.nnz, n, n, m, m])
         for z in islice(normals(generator, int(ends[-1]), persistence), count):

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from warmstart import adapter as seam
-from warmstart import problem as _problem  # noqa: F401  (workers unpickle problems)
 from warmstart.adapter import Parameters
 from warmstart.atomic import replace_file
 from warmstart.model import join
