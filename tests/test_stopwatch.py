@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_info
 from warmstart import stopwatch
 from warmstart.adapter import Residual, Status
 from warmstart.result import Result
-from warmstart.stopwatch import BLOCK, Run, measure, one_blas_thread, quiet_collector
+from warmstart.stopwatch import BLOCK, LEAD, Run, measure, one_blas_thread, quiet_collector
 
 N = 2 * BLOCK + 3
 
@@ -34,29 +34,33 @@ def recorders(names: str) -> tuple[dict[str, Any], list[tuple[str, int]]]:
     return {name: arm(name) for name in names}, calls
 
 
-def test_every_arm_sees_every_problem_in_order_and_the_one_ahead_of_each_block() -> None:
+def test_every_arm_sees_every_problem_in_order_and_those_ahead_of_each_block() -> None:
     arms, calls = recorders("abc")
     measure(arms, range(N), passes=2)
-    one_pass = [0, *range(BLOCK), BLOCK - 1, *range(BLOCK, 2 * BLOCK), 2 * BLOCK - 1, *range(2 * BLOCK, N)]
+    one_pass = LEAD * [0]
+    for begin in (0, BLOCK, 2 * BLOCK):
+        lead = range(begin - LEAD, begin) if begin else []
+        one_pass += [*lead, *range(begin, min(begin + BLOCK, N))]
     for name in arms:
         assert [problem for who, problem in calls if who == name] == 2 * one_pass
 
 
-def test_arms_take_turns_and_the_first_turn_rotates() -> None:
+def test_arms_take_turns_the_first_turn_rotates_and_every_other_pass_turns_round() -> None:
     arms, calls = recorders("abc")
     measure(arms, range(N), passes=3)
     who = "".join(name for name, _ in calls)
     turns = ""
-    for size in 3 * [BLOCK, BLOCK, 3]:  # blocks of three passes, each after the problem that leads in
+    for size in 3 * [BLOCK, BLOCK, 3]:  # blocks of three passes, each after the problems that lead in
         for _ in arms:
-            assert len(set(who[: size + 1])) == 1
-            turns, who = turns + who[0], who[size + 1 :]
-    assert turns == "abcbcacab" + "bcacababc" + "cababcbca" and not who
+            assert len(set(who[: size + LEAD])) == 1
+            turns, who = turns + who[0], who[size + LEAD :]
+    assert turns == "abcbcacab" + "acbbaccba" + "cababcbca" and not who
 
 
 def test_a_problems_time_is_its_median_over_the_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    costs = {0: iter([9.0, 1.0, 5.0, 2.0]), 1: iter([4.0, 3.0, 8.0])}  # the first one is the lead-in's
+    lead = LEAD * [50.0]
+    costs = {0: iter([*lead, 9.0, *lead, 1.0, *lead, 5.0]), 1: iter([4.0, 3.0, 8.0])}
 
     def solve(problem: int) -> Result:
         now[0] += next(costs[problem], 100.0)
@@ -64,7 +68,6 @@ def test_a_problems_time_is_its_median_over_the_passes(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(stopwatch, "perf_counter", lambda: now[0])
     monkeypatch.setattr(stopwatch, "process_time", lambda: 0.5 * now[0])
-    costs[0] = iter([50.0, 9.0, 50.0, 1.0, 50.0, 5.0])
     run = measure({"a": solve}, [0, 1], passes=3)["a"]
     assert run.wall_seconds.tolist() == [5.0, 4.0] and run.seconds.tolist() == [2.5, 2.0]
 
@@ -72,9 +75,9 @@ def test_a_problems_time_is_its_median_over_the_passes(monkeypatch: pytest.Monke
 def test_results_are_those_of_the_first_pass() -> None:
     arms, calls = recorders("a")
     run = measure(arms, range(N), passes=3)["a"]
-    timed = [k + 1 for k in range(N + 3) if k not in (0, BLOCK + 1, 2 * BLOCK + 2)]
+    timed = [k + 1 + LEAD * (1 + k // BLOCK) for k in range(N)]
     assert run.iterations.tolist() == timed
-    assert len(calls) == 3 * (N + 3)
+    assert len(calls) == 3 * (N + 3 * LEAD)
 
 
 def test_what_leads_in_is_solved_and_not_reported() -> None:

@@ -176,13 +176,19 @@ class QP:
         u = self.u if u is None else _frozen(u)
         return (q, l, u) if fast.check_vectors(q, l, u) else None
 
-    def renewed(self, q: np.ndarray, l: np.ndarray, u: np.ndarray, matrices: Matrices | None = None) -> QP:
-        """A QP with other vectors, which the caller has checked and hands over: they become read-only."""
+    def renewed(self, vectors: np.ndarray) -> QP:
+        """A QP with other vectors, given end to end: the caller has checked them and hands them over, read-only."""
         new = object.__new__(QP)
-        for vector in (q, l, u):
-            vector.flags.writeable = False
-        new._set(matrices or self.matrices, q, l, u)
+        new.__dict__.update(matrices=self.matrices, vectors=vectors)
         return new
+
+    def __getattr__(self, name: str) -> Any:
+        """Cuts the fields of a `renewed` QP out of its vectors when one is first asked for."""
+        if "vectors" not in self.__dict__ or name not in ("P", "q", "A", "l", "u"):
+            raise AttributeError(f"a QP has no {name!r}")
+        vectors, n, m = self.__dict__["vectors"], self.matrices.n, self.matrices.m
+        self._set(self.matrices, vectors[:n], vectors[n : n + m], vectors[n + m :])
+        return self.__dict__[name]
 
     @property
     def token(self) -> object:
@@ -198,7 +204,9 @@ class QP:
             or not (_same(mine.P, known.P) and _same(mine.A, known.A))
         ):
             return self
-        return self.renewed(self.q, self.l, self.u, known)
+        new = object.__new__(QP)
+        new._set(known, self.q, self.l, self.u)
+        return new
 
     @property
     def n(self) -> int:

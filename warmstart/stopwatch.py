@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from warmstart.result import Result
 
 BLOCK = 10  # problems that an arm solves in a row
+LEAD = 4  # problems that it solves untimed before them
 
 Arm = Callable[[Any], Result]
 """One way to solve: from a problem to its Result, all that a user would pay for inside."""
@@ -44,9 +45,10 @@ def measure(
 ) -> dict[str, Run]:
     """The Run of every arm on every problem; the first `untimed` problems of each pass lead in and are not reported.
 
-    Arms take turns on blocks of problems, in an order that rotates with block and pass. Before each block the problem
-    ahead of it is solved untimed, so that an arm meets the processor's caches as its own loop leaves them, not as
-    another arm does. Seconds are CPU time of the process, with BLAS on one thread; `tick` is called after each problem.
+    Arms take turns on blocks of problems, in an order that rotates with block and pass, and turns round every other
+    pass. Before each block the problems ahead of it are solved untimed, so that an arm meets the processor's caches as
+    its own loop leaves them, not as another arm does. Seconds are CPU time of the process, with BLAS on one thread;
+    `tick` is called after each problem.
     """
     if not arms:
         return {}
@@ -59,9 +61,11 @@ def measure(
         for k in range(passes):
             for number, block in enumerate(blocks):
                 turn = (number + k) % len(names)
-                for name in names[turn:] + names[:turn]:
+                order = names[turn:] + names[:turn]
+                for name in order if k % 2 == 0 else reversed(order):
                     solve = arms[name]
-                    solve(problems[max(block[0] - 1, 0)])
+                    for i in range(block[0] - LEAD, block[0]):
+                        solve(problems[max(i, 0)])
                     for i in block:
                         begin, cpu_begin = perf_counter(), process_time()
                         result = solve(problems[i])

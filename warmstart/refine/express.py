@@ -20,9 +20,7 @@ from warmstart.problem import QP
 from warmstart.refine.diagonal import Diagonal
 from warmstart.refine.schur import PIVOTS, STALL, Schur
 
-NO_DUALS = np.zeros(0)
-
-
+VECTORS = {"q", "l", "u"}
 OUT_OF_RANGE, UNSETTLED = -3, -4  # what the kernel says where the flow need not look again
 
 
@@ -33,7 +31,7 @@ class Arrival(NamedTuple):
     iterate: dict[str, np.ndarray]
     steps: int
     measured: tuple[float, ...]
-    reason: str = ""
+    reason: str
 
 
 class Express:
@@ -60,69 +58,75 @@ class Express:
             context.first, context.mean, context.scale, bound.template.copy(), context.varying, context.source,
             context.basis, context.spread, context.limits,
         )  # fmt: skip
-        self._reach, self._follow = reach, reach > 0
+        self._reach = reach
         self._last = np.full(len(context.first), np.inf)
-        self._duals = NO_DUALS
+        self._duals = np.zeros(problem.m)
 
     def warm_up(self, problem: QP, tol: float) -> None:
         """Compile, or load from numba's cache, what the first solves would otherwise wait for."""
         self(problem, {}, tol)
-        self._last, self._duals = np.full(len(self._last), np.inf), NO_DUALS
+        self._forget()
+
+    def _forget(self) -> None:
+        """The next problem does not begin with the last solution."""
+        self._last[0] = np.inf
 
     def __call__(self, problem: QP, changes: Mapping[str, Any], tol: float) -> Arrival | None:
         """The solved problem: `problem` with its vectors changed; None where the flow has to look at it."""
-        q, l, u = problem.q, problem.l, problem.u
-        if changes:
-            q, l, u = changes.get("q", q), changes.get("l", l), changes.get("u", u)
-            known = ("q" in changes) + ("l" in changes) + ("u" in changes)
-            if known < len(changes) or not (_plain(q, problem.q) and _plain(l, problem.l) and _plain(u, problem.u)):
-                return None
-        if problem.matrices is not self._matrices:
+        if problem.matrices is not self._matrices or not changes.keys() <= VECTORS:
             return None
+        q, l, u = changes.get("q"), changes.get("l"), changes.get("u")
+        q = problem.q if q is None else q  # asked for only then: a problem made here has not been cut up yet
+        l = problem.l if l is None else l
+        u = problem.u if u is None else u
         n, m = self._n, self._m
-        out = np.empty(2 * n + 3 * m)
-        if self._regressor is None:
-            steps, measured = self._fast.express(
-                self._I, self._F, q, l, u, self._duals, self._last, self._reach, tol, out
-            )
-        else:
-            steps, measured = self._in_two(q, l, u, tol, out)
-        a, b, c = n + m, n + 2 * m, 2 * n + 2 * m
-        if steps < 0 and steps not in (OUT_OF_RANGE, UNSETTLED):
-            self._last[0] = np.inf
+        data, out = np.empty(n + 2 * m), np.empty(n + m)
+        try:
+            if self._regressor is None:
+                steps, measured = self._fast.express(
+                    self._I, self._F, q, l, u, self._duals, self._last, self._reach, tol, data, out
+                )
+            else:
+                steps, measured = self._in_two(q, l, u, tol, data, out)
+        except TypeError:  # what is given is no float64 vector, or not contiguous
             return None
-        if changes:
-            problem = problem.renewed(out[:n], out[n:a], out[a:b])
         if steps < 0:
-            self._last[0] = np.inf
+            self._forget()
+            if steps not in (OUT_OF_RANGE, UNSETTLED):
+                return None
+        if changes:
+            data.flags.writeable = False
+            problem = problem.renewed(data)
+        if steps < 0:
             reason = out_of_range(measured[0]) if steps == OUT_OF_RANGE else unsettled(int(measured[0]))
             return Arrival(problem, {}, 0 if steps == OUT_OF_RANGE else int(measured[0]), measured, reason)
-        iterate = {"x": out[b:c], "y": out[c:]}
-        if self._follow:
-            self._duals = iterate["y"].copy()
-        return Arrival(problem, iterate, steps, measured)
+        return Arrival(problem, {"x": out[:n], "y": out[n:]}, steps, measured, "")
 
     def _in_two(
-        self, q: np.ndarray, l: np.ndarray, u: np.ndarray, tol: float, out: np.ndarray
+        self, q: np.ndarray, l: np.ndarray, u: np.ndarray, tol: float, data: np.ndarray, out: np.ndarray
     ) -> tuple[int, tuple[float, ...]]:
         """Check and locate, then the hint, then refine and measure."""
         assert self._regressor is not None
+        n, m = self._n, self._m
         here = np.empty(len(self._last))
-        stopped, score = self._fast.arrive(q, l, u, out, *self._arrive, here)
+        stopped, score = self._fast.arrive(n, q, l, u, data, *self._arrive, here)
         if stopped:
             return stopped, (score,)
         step, self._last = here - self._last, here
-        if len(self._duals) and step @ step <= self._reach**2 * len(here):
+        if self._reach > 0 and step @ step <= self._reach**2 * len(here):
             hint = self._engine.hint_of(self._duals)
         else:
             hint = self._regressor(here)
             if not np.isfinite(hint.sum()):
                 return -1, ()
-        a, b, c = self._n + self._m, self._n + 2 * self._m, 2 * self._n + 2 * self._m
         steps, measured = self._engine.settle(
-            self._fast, out[: self._n], out[self._n : a], out[a:b], hint, tol, out[b:c], out[c:], self._matrices
+            self._fast, data[:n], data[n : n + m], data[n + m :], hint, tol, out[:n], out[n:], self._matrices
         )
-        return (steps, measured) if steps >= 0 else (UNSETTLED, (-1 - steps,))
+        if steps < 0:
+            return UNSETTLED, (-1 - steps,)
+        if self._reach > 0:
+            self._duals[:] = out[n:]
+        return steps, measured
 
 
 def open_express(
@@ -133,16 +137,6 @@ def open_express(
     if fast is None or not isinstance(engine, Schur | Diagonal) or bound.context.names != ("q", "l", "u"):
         return None
     return Express(fast, engine, bound, problem, reach, regressor) if bound.exact else None
-
-
-def _plain(value: Any, like: np.ndarray) -> bool:
-    """Whether a value can go to the kernel as it is: the memory layout it was compiled for, and the right length."""
-    return (
-        type(value) is np.ndarray
-        and value.dtype is like.dtype
-        and value.shape == like.shape
-        and value.strides == like.strides
-    )
 
 
 def _pack(engine: Schur | Diagonal, bound: BoundContext, problem: QP) -> tuple[np.ndarray, np.ndarray]:

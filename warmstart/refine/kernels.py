@@ -22,6 +22,7 @@ SINGULAR = 1e-11  # a pivot below this share of its diagonal entry: the row depe
 STALL = 5  # steps without fewer changes than ever before, after which identification is given up
 CAP = 12  # steps
 SLACK = 0.02  # of the tolerance: violations below it are none
+index = np.uintp  # numba counts a negative index from the end; that this is none halves the time of a sparse product
 
 
 @njit(cache=True, fastmath=FAST)
@@ -83,8 +84,8 @@ def kkt(Pp, Pi, Pv, Ap, Ai, Av, run, q, l, u, x, y, Ax):
             Px = _dot(Pv[Pp[j] : Pp[j + 1]], x)
         else:
             Px = 0.0
-            for k in range(Pp[j], Pp[j + 1]):
-                Px += Pv[k] * x[Pi[k]]
+            for k in range(index(Pp[j]), index(Pp[j + 1])):
+                Px += Pv[k] * x[index(Pi[k])]
         Aty = 0.0
         begin, end = Ap[j], Ap[j + 1]
         middle = begin
@@ -93,8 +94,8 @@ def kkt(Pp, Pi, Pv, Ap, Ai, Av, run, q, l, u, x, y, Ax):
             rows = slice(Ai[begin], Ai[begin] + run[j])
             Aty = _dot(Av[begin:middle], y[rows])
             _add(Ax[rows], Av[begin:middle], xj)
-        for k in range(middle, end):
-            i = Ai[k]
+        for k in range(index(middle), index(end)):
+            i = index(Ai[k])
             Aty += Av[k] * y[i]
             Ax[i] += Av[k] * xj
         r = Px + qj + Aty
@@ -133,13 +134,13 @@ def locate(q, l, u, first, mean, scale, template, varying, source, basis, spread
     for k in range(d):
         i = first[k]
         if i < n:
-            out[k] = q[i]
+            out[k] = q[index(i)]
         elif i < n + m:
-            out[k] = l[i - n]
+            out[k] = l[index(i - n)]
         else:
-            out[k] = u[i - n - m]
+            out[k] = u[index(i - n - m)]
     for k in range(len(varying)):
-        template[varying[k]] = out[source[k]]
+        template[index(varying[k])] = out[index(source[k])]
     same = True
     for i in range(n):
         same &= q[i] == template[i]
@@ -421,16 +422,24 @@ def schur(q, l, u, first, base, V, W, G, rows, equal, hint, cap, stall, pivots, 
     """
     n, m, c = len(q), len(l), len(rows)
     e, d = len(equal), len(first)
-    raw = np.empty(d)
+    point = np.empty(len(base))
+    for i in range(len(base)):
+        point[i] = base[i]
     for k in range(d):
         i = first[k]
-        raw[k] = q[i] if i < n else (l[i - n] if i < n + m else u[i - n - m])
-    free, low, high, dual, z = np.empty(c), np.empty(c), np.empty(c), np.empty(c), np.empty(c)
+        if i < n:
+            raw = q[index(i)]
+        elif i < n + m:
+            raw = l[index(i - n)]
+        else:
+            raw = u[index(i - n - m)]
+        _add(point, V[k], raw)
+    free = point[n + e :]
+    low, high, dual, z = np.empty(c), np.empty(c), np.empty(c), np.empty(c)
     sign = np.zeros(c, dtype=np.int8)
     order = np.empty(c, dtype=np.int64)
     for i in range(c):
-        free[i] = base[n + e + i] + _dot(V[n + e + i], raw)
-        low[i], high[i] = l[rows[i]], u[rows[i]]
+        low[i], high[i] = l[index(rows[i])], u[index(rows[i])]
     k = _clean_hint(hint, low, high, sign, order) if len(hint) == c else 0
     steps = -1
     if cap > 0:
@@ -441,20 +450,16 @@ def schur(q, l, u, first, base, V, W, G, rows, equal, hint, cap, stall, pivots, 
         steps = steps + before if steps >= 0 else steps - before
     if steps < 0:
         return steps
-    for j in range(n):
-        x[j] = base[j] + _dot(V[j], raw)
-    dual_e = np.empty(e)
-    for j in range(e):
-        dual_e[j] = base[n + j] + _dot(V[n + j], raw)
     y[:] = 0.0
     for a in range(k):
         i = order[a]
         s = dual[a]
         y[rows[i]] = s if s * sign[i] > 0 or low[i] == high[i] else 0.0
-        _add(x, G[i, :n], -s)
-        _add(dual_e, G[i, n:], -s)
+        _add(point[: n + e], G[i], -s)
+    for j in range(n):
+        x[j] = point[j]
     for j in range(e):
-        y[equal[j]] = dual_e[j]
+        y[index(equal[j])] = point[n + j]
     return steps
 
 
@@ -653,14 +658,19 @@ def settle_diagonal(
 
 
 @njit(
-    [(GIVEN, GIVEN, GIVEN, KEPT, POSITIONS, GIVEN, GIVEN, KEPT, POSITIONS, POSITIONS, ROWS, GIVEN, GIVEN, KEPT)],
+    [(int64, GIVEN, GIVEN, GIVEN, KEPT, POSITIONS, GIVEN, GIVEN, KEPT, POSITIONS, POSITIONS, ROWS, GIVEN, GIVEN, KEPT)],
     cache=True,
     fastmath=FAST,
 )
-def arrive(q, l, u, out, first, mean, scale, template, varying, source, basis, spread, limits, here):
-    """Check and copy the data into out (n + 2 m,), locate the context (d,) into here; what stands in the way, or 0."""
+def arrive(size, q, l, u, data, first, mean, scale, template, varying, source, basis, spread, limits, here):
+    """Check and copy the vectors into data, locate the context (d,) into here; what stands in the way, or 0.
+
+    `size` is the length that q must have.
+    """
     n, m = len(q), len(l)
-    copy_q, copy_l, copy_u = out[:n], out[n : n + m], out[n + m : n + 2 * m]
+    if n != size or m != len(u) or n + 2 * m != len(data):
+        return -1, 0.0
+    copy_q, copy_l, copy_u = data[:n], data[n : n + m], data[n + m :]
     for i in range(n):
         copy_q[i] = q[i]
     for i in range(m):
@@ -675,16 +685,19 @@ def arrive(q, l, u, out, first, mean, scale, template, varying, source, basis, s
     return (0 if score <= 1.0 else -3), score
 
 
-@njit([(INDICES, KEPT, GIVEN, GIVEN, GIVEN, KEPT, KEPT, float64, float64, KEPT)], cache=True, fastmath=FAST)
-def express(I, F, q, l, u, y_last, last, reach, tol, out):
+@njit([(INDICES, KEPT, GIVEN, GIVEN, GIVEN, KEPT, KEPT, float64, float64, KEPT, KEPT)], cache=True, fastmath=FAST)
+def express(I, F, q, l, u, y_last, last, reach, tol, data, out):
     """One solve in one call: check and copy the data, locate the context, refine, and measure the result.
 
-    I and F hold all constants end to end, as `warmstart.refine.express` packs them; out takes q, l, u, x, y. y_last
-    (m,) are the previous duals, `last` (d,) the previous context. Returns the steps and the six numbers of `kkt`;
-    negative steps say what stands in the way: data to be explained, another constant, out of range, not settled.
+    I and F hold all constants end to end, as `warmstart.refine.express` packs them; data takes q, l, u and out x, y.
+    y_last (m,) are the previous duals and `last` (d,) the previous context, infinite where there is none; with a
+    `reach` both are brought up to date. Returns the steps and the six numbers of `kkt`; negative steps say what stands
+    in the way: data to be explained, another constant, out of range, not settled.
     """
     n, m, c, e, d, k, v, kind = I[0], I[1], I[2], I[3], I[4], I[5], I[6], I[7]
     f, nP, nA = I[8], I[9], I[10]
+    if len(q) != n or len(l) != m or len(u) != m:
+        return -1, NONE
     at = 16
     first, varying, source = I[at : at + d], I[at + d : at + d + v], I[at + d + v : at + d + 2 * v]
     at += d + 2 * v
@@ -695,8 +708,7 @@ def express(I, F, q, l, u, y_last, last, reach, tol, out):
     Pp, Pi, Ap = I[at : at + n + 1], I[at + n + 1 : at + n + 1 + nP], I[at + n + 1 + nP : at + 2 * n + 2 + nP]
     at += 2 * n + 2 + nP
     Ai, run = I[at : at + nA], I[at + nA : at + nA + n]
-    copy_q, copy_l, copy_u = out[:n], out[n : n + m], out[n + m : n + 2 * m]
-    x, y = out[n + 2 * m : 2 * n + 2 * m], out[2 * n + 2 * m : 2 * n + 3 * m]
+    copy_q, copy_l, copy_u, x, y = data[:n], data[n : n + m], data[n + m :], out[:n], out[n:]
     for i in range(n):
         copy_q[i] = q[i]
     for i in range(m):
@@ -720,14 +732,14 @@ def express(I, F, q, l, u, y_last, last, reach, tol, out):
     for i in range(d):
         moved += (here[i] - last[i]) ** 2
         last[i] = here[i]
-    follow = len(y_last) == m and moved <= reach * reach * d
+    follow = reach > 0.0 and moved <= reach * reach * d
     if kind == 0:
         hint = np.empty(c if follow else 0)
         if follow:
             for i in range(c):
                 hint[i] = np.sign(y_last[rows[i]])
         g, h = n + e + c, (n + e + c) * (f + 1)
-        base, V = engine[:g], engine[g:h].reshape(g, f)
+        base, V = engine[:g], engine[g:h].reshape(f, g)
         W, G = engine[h : h + c * c].reshape(c, c), engine[h + c * c :].reshape(c, n + e)
         steps = schur(
             copy_q, copy_l, copy_u, free, base, V, W, G, rows, equal, hint, I[11], I[12], I[13], SLACK * tol, x, y
@@ -760,4 +772,6 @@ def express(I, F, q, l, u, y_last, last, reach, tol, out):
         )
     if steps < 0:
         return -4, (-1.0 - steps, 0.0, 0.0, 0.0, 0.0, 0.0)
+    if reach > 0.0:
+        y_last[:] = y
     return steps, kkt(Pp, Pi, Pv, Ap, Ai, Av, run, copy_q, copy_l, copy_u, x, y, np.empty(m))

@@ -42,9 +42,9 @@ POSV, GETRF = get_lapack_funcs(("posv", "getrf"), dtype=np.float64)
 
 @dataclass(frozen=True, eq=False)
 class Schur:
-    """Prepared constants: `base + map @ (q, l, u)[first]` is (x, y_E, z) without inequalities.
+    """Prepared constants: `base + (q, l, u)[first] @ map` is (x, y_E, z) without inequalities.
 
-    z holds the candidate rows of Ax. Shapes: rows (c,), equal (e,), first (d,), base (n + e + c,), map (n + e + c, d),
+    z holds the candidate rows of Ax. Shapes: rows (c,), equal (e,), first (d,), base (n + e + c,), map (d, n + e + c),
     W (c, c), and G (c, n + e), whose rows say what a dual of 1 takes from (x, y_E).
     """
 
@@ -90,7 +90,7 @@ class Schur:
             equal=rows.equal,
             first=first,
             base=free[:, 0].copy(),
-            map=np.ascontiguousarray(free[:, 1:]),
+            map=np.ascontiguousarray(free[:, 1:].T),
             W=np.ascontiguousarray((W + W.T) / 2),
             G=np.ascontiguousarray(G.T),
             cap=CAP if (np.diff(A_I.indptr) == 1).all() else 0,
@@ -143,7 +143,7 @@ class Schur:
 
     def _solve(self, problem: QP, hint: np.ndarray, tol: float) -> tuple[dict[str, np.ndarray], int, bool]:
         n, e = problem.n, len(self.equal)
-        free = self.base + self.map @ np.concatenate((problem.q, problem.l, problem.u))[self.first]
+        free = self.base + np.concatenate((problem.q, problem.l, problem.u))[self.first] @ self.map
         sets = Sets(self.W, free[n + e :], problem.l[self.rows], problem.u[self.rows], SLACK * tol)
         sign = np.zeros(len(self.rows))
         if len(hint) == len(sign):
