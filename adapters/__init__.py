@@ -14,4 +14,5 @@ class Entry(NamedTuple):
 
 ADAPTERS: dict[str, Entry] = {
     "osqp": Entry("warmstart.adapters.osqp", "QP", ("osqp",), None),
+    "sinkhorn": Entry("warmstart.adapters.sinkhorn", "Transport", ("ott",), "ot"),
 }

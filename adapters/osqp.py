@@ -9,7 +9,7 @@ factorisation and one projection. `tol` is eps_abs = eps_rel, unscaled, duality 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,19 @@ import osqp
 import scipy.sparse as sp
 
 from warmstart import refine
-from warmstart.adapter import Engine, Express, Iterate, Outcome, Parameters, Residual, Screen, Start, Status
+from warmstart.adapter import (
+    Engine,
+    Express,
+    Iterate,
+    Outcome,
+    Parameters,
+    Residual,
+    Screen,
+    Start,
+    Status,
+    join,
+    split,
+)
 from warmstart.context import BoundContext, Context
 from warmstart.errors import ProblemError, StructureError
 from warmstart.kkt import KKT, kkt
@@ -178,6 +190,21 @@ class OsqpAdapter:
 
     def cold(self, problem: QP) -> Iterate:
         return {"x": np.zeros(problem.n), "y": np.zeros(problem.m)}
+
+    def code(self, problem: QP) -> dict[str, tuple[int, ...]]:
+        return self.slots(problem)
+
+    def encode(self, problem: QP, iterate: Iterate) -> np.ndarray:
+        return join(iterate, self.slots(problem))
+
+    def decode(self, problem: QP, code: np.ndarray) -> Iterate:
+        return split(code, self.slots(problem))
+
+    def initialisers(self, problem: QP) -> dict[str, Callable[[QP], Iterate]]:
+        return {}
+
+    def losses(self, problem: QP) -> dict[str, Callable[..., Any]]:
+        return {}
 
     def engine(self, problem: QP, context: Context | None, screen: Screen | None) -> Engine | None:
         return refine.prepare(problem, context, screen)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from warmstart import QP, adapter
+from warmstart import QP, Grid, Transport, adapter
 from warmstart.adapters import ADAPTERS
 
 
@@ -65,7 +65,19 @@ def _osqp() -> Examples:
     return Examples(problems, 1e-4, {"rho": 0.3}, infeasible_qp(head), unbounded_qp(head))
 
 
-EXAMPLES: dict[str, Callable[[], Examples]] = {"osqp": cache(_osqp)}
+def _sinkhorn() -> Examples:
+    rng = np.random.default_rng(11)
+
+    def measure() -> np.ndarray:
+        masses = rng.random(25) * (rng.random(25) < 0.7)
+        return masses / masses.sum()
+
+    head = Transport(Grid.unit(5, 5), measure(), measure(), 0.05)
+    problems = [head] + [head.replace(a=measure(), b=measure()) for _ in range(4)]
+    return Examples(problems, 1e-4, {"omega": 1.2, "inner_iterations": 5})
+
+
+EXAMPLES: dict[str, Callable[[], Examples]] = {"osqp": cache(_osqp), "sinkhorn": cache(_sinkhorn)}
 """The one place where an adapter adds its example problems."""
 
 

@@ -388,4 +388,4 @@ def test_check_of_a_users_model(model: str) -> None:
     foreign = load(model)
     card = {**foreign.card, "family": "mine"}
     with pytest.raises(FamilyError, match="--family"):
-        warmstart.check.card_family(type(foreign)(card, foreign.context, foreign.slots, {}, foreign.pipelines))
+        warmstart.check.card_family(type(foreign)(card, foreign.context, foreign.code, {}, foreign.pipelines))

@@ -11,12 +11,12 @@ import pytest
 
 import warmstart as ws
 from warmstart import Model, Result, Solver, adapter, predictors, refine
-from warmstart.adapter import Screen
+from warmstart.adapter import Screen, join
 from warmstart.context import find
 from warmstart.errors import ModelFileError, StructureError
 from warmstart.families import family
 from warmstart.fast import without
-from warmstart.model import TUNED_ONLY, Pipeline, join, moved, split
+from warmstart.model import TUNED_ONLY, Pipeline, moved
 from warmstart.plan import Plan
 from warmstart.training.fitting import FITTERS, Data, fit_hint, hint_names
 
@@ -95,7 +95,7 @@ def test_a_stored_model_gives_the_same_results(pipeline: Pipeline, full: Model, 
     model = with_one(full, pipeline)
     ws.save(model, tmp_path / "m.safetensors")
     again = ws.load(tmp_path / "m.safetensors")
-    assert again.card == model.card and again.slots == dict(model.slots)
+    assert again.card == model.card and again.code == dict(model.code)
     assert again.pipelines == model.pipelines and set(again.predictors) == set(model.predictors)
     same(run(model, held_out()), run(again, held_out()))
     with without():
@@ -213,17 +213,16 @@ def test_predictions_are_the_starts(name: str, full: Model) -> None:
     for problem, result in zip(problems, results, strict=True):
         assert result.start_used != bool(result.reason)
         context = full.context.bind(problem).values(problem)
-        iterate = full.predict(name, context)
         flat = full.predictors[name](context)
-        assert join(iterate, full.slots).tobytes() == flat.tobytes()
-        assert split(flat, full.slots)["y"].tobytes() == iterate["y"].tobytes()
+        iterate = OSQP.decode(problem, flat)
+        assert OSQP.encode(problem, iterate).tobytes() == flat.tobytes()
 
 
 def test_a_model_is_a_callable_that_gives_the_start(full: Model) -> None:
     problem = held_out(1)[0]
     model = replace(full, pipelines={1e-3: plain(None), 1e-6: plain("mlp")})
     start = model(problem)
-    expected = full.predict("mlp", full.context.bind(problem).values(problem))
+    expected = OSQP.decode(problem, full.predictors["mlp"](full.context.bind(problem).values(problem)))
     assert {slot: v.tobytes() for slot, v in start.iterate.items()} == {s: v.tobytes() for s, v in expected.items()}
     assert dict(start.parameters) == QUICK
     assert not replace(full, pipelines={1e-6: plain(None)})(problem).iterate

@@ -196,9 +196,9 @@ def test_problems_without_a_solution_are_reported_and_left_out(bad: set[int], mo
     seen: list[int] = []
     honest = training._data
 
-    def data(adapter: Any, problems: Any, context: Any, found: labels.Labels) -> fitting.Data:
-        made = honest(adapter, problems, context, found)
-        seen.extend(found.rows.tolist())
+    def data(adapter: Any, used: Any, context: Any, iterates: Any) -> fitting.Data:
+        made = honest(adapter, used, context, iterates)
+        seen.extend(problems.index(problem) for problem in used)
         assert len(made.contexts) == len(made.outputs) == 42 - len(bad)
         return made
 

@@ -9,6 +9,7 @@ from warmstart.adapter import Start, Status
 from warmstart.problem import QP, Problem
 from warmstart.result import Result
 from warmstart.solve import Solver, solve
+from warmstart.transport import Grid, PointCloud, Transport
 
 if TYPE_CHECKING:
     from warmstart.families import Family
@@ -19,13 +20,16 @@ if TYPE_CHECKING:
 __all__ = [
     "QP",
     "Family",
+    "Grid",
     "Model",
+    "PointCloud",
     "Problem",
     "Report",
     "Result",
     "Solver",
     "Start",
     "Status",
+    "Transport",
     "compare",
     "load",
     "pretrained",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
@@ -162,6 +162,26 @@ class Adapter(Protocol):
         """The iterate a cold run begins with."""
         ...
 
+    def code(self, problem: Any) -> dict[str, tuple[int, ...]]:
+        """What predictors learn of an iterate, by part, with its shape; end to end it is the output of a predictor."""
+        ...
+
+    def encode(self, problem: Any, iterate: Iterate) -> np.ndarray:
+        """(k,) The code of a solution."""
+        ...
+
+    def decode(self, problem: Any, code: np.ndarray) -> Iterate:
+        """The full iterate of a code (k,): what is not in it follows from the problem."""
+        ...
+
+    def initialisers(self, problem: Any) -> Mapping[str, Callable[[Any], Iterate]]:
+        """The solver's own ways to begin other than cold, by name: problem -> iterate."""
+        ...
+
+    def losses(self, problem: Any) -> Mapping[str, Callable[..., Any]]:
+        """Losses for training predictors of codes beside plain regression, by name; see `warmstart.training.losses`."""
+        ...
+
     def residual(self, problem: Any, iterate: Iterate, tol: float) -> Residual:
         """Residuals of an iterate by the solver's own termination test, from the user's data."""
         ...
@@ -185,6 +205,21 @@ class Adapter(Protocol):
     def open(self, problem: Any, parameters: Parameters) -> Workspace:
         """A workspace in fresh solver state, with the solver's defaults where `parameters` says nothing."""
         ...
+
+
+def split(flat: np.ndarray, slots: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """The slots of a flat iterate."""
+    iterate, at = {}, 0
+    for slot, shape in slots.items():
+        size = int(np.prod(shape))
+        iterate[slot] = flat[at : at + size].reshape(shape)
+        at += size
+    return iterate
+
+
+def join(iterate: Iterate, slots: Mapping[str, tuple[int, ...]]) -> np.ndarray:
+    """The flat iterate: slots in order, end to end."""
+    return np.concatenate([np.ravel(iterate[slot]) for slot in slots])
 
 
 def load(name: str) -> Adapter:

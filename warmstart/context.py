@@ -204,11 +204,16 @@ def find(problems: Sequence[Problem], calibration: Sequence[Problem]) -> Context
     varying = np.flatnonzero((flat != flat[0]).any(axis=0))
     if not len(varying):
         raise TrainingError("nothing varies in this family: all its problems are equal")
-    first, source = _merge_repeated(flat, varying)
+    whole = _positions(head, names, getattr(head, "measures", ()))
+    varying = np.union1d(varying, whole)
+    first, source = _merge_repeated(flat, varying, set(whole.tolist()))
     raw = flat[:, first]
     if not np.isfinite(raw).all():
         raise TrainingError("a bound that is sometimes infinite and sometimes not cannot be part of a context")
     mean, scale = raw.mean(axis=0), raw.std(axis=0)
+    for name in getattr(head, "measures", ()):
+        inside = np.isin(first, _positions(head, names, (name,)))
+        scale[inside] = np.sqrt((scale[inside] ** 2).mean())
     scale = np.where(scale > 0, scale, 1.0)
     basis, spread = _principal((raw - mean) / scale)
     far = np.array([np.concatenate([p.fields[name] for name in names])[first] for p in calibration])
@@ -257,13 +262,24 @@ def _varies(columns: list[np.ndarray]) -> bool:
     return any(c is not head and not np.array_equal(c, head) for c in columns)
 
 
-def _merge_repeated(flat: np.ndarray, varying: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The first of every group of equal varying columns, and for each varying column its group."""
+def _positions(problem: Problem, names: Sequence[str], chosen: Sequence[str]) -> np.ndarray:
+    """Where the entries of some fields are in the flat data vector."""
+    at, found = 0, [np.zeros(0, dtype=np.int64)]
+    for name in names:
+        size = len(problem.fields[name])
+        if name in chosen:
+            found.append(np.arange(at, at + size))
+        at += size
+    return np.concatenate(found)
+
+
+def _merge_repeated(flat: np.ndarray, varying: np.ndarray, whole: set[int]) -> tuple[np.ndarray, np.ndarray]:
+    """The first of every group of equal varying columns, and for each varying column its group; not in `whole`."""
     seen: dict[bytes, int] = {}
     first: list[int] = []
     source = np.empty(len(varying), dtype=np.int64)
     for k, column in enumerate(varying):
-        key = np.ascontiguousarray(flat[:, column]).tobytes()
+        key = np.ascontiguousarray(flat[:, column]).tobytes() if column not in whole else str(column).encode()
         if key not in seen:
             seen[key] = len(first)
             first.append(int(column))

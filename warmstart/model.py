@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from warmstart import adapter as seam
 from warmstart import model_file, predictors
 from warmstart.adapter import Adapter, Engine, Iterate, Parameters, Screen, Start
 from warmstart.context import BoundContext, Context
@@ -58,7 +59,7 @@ class Model:
 
     card: Mapping[str, Any]
     context: Context
-    slots: Mapping[str, tuple[int, ...]]
+    code: Mapping[str, tuple[int, ...]]
     predictors: Mapping[str, Regressor]
     pipelines: Mapping[float, Pipeline]
     screen: Screen | None = None
@@ -100,10 +101,6 @@ class Model:
         start, _ = Proposer(self, pipeline, self.context.bind(problem), None)(problem, previous)
         return start or Start()
 
-    def predict(self, name: str, context: np.ndarray) -> dict[str, np.ndarray]:
-        """The iterate that one predictor gives for a standardised context (d,)."""
-        return split(self.predictors[name](context), self.slots)
-
 
 class Proposer:
     """A Model's pipeline at work in one Solver: remembers the last context, nothing else."""
@@ -112,6 +109,7 @@ class Proposer:
         self._model, self._pipeline, self._bound, self._engine = model, pipeline, bound, engine
         self._regressor = model.predictors[pipeline.predictor] if pipeline.predictor else None
         self._last: np.ndarray | None = None
+        self._decode = seam.load(model.card["solver"]).decode
 
     def __call__(self, problem: Any, previous: Iterate | None) -> Proposal:
         """The start for `problem`, or the reason why there is none; `previous` is the last solution."""
@@ -131,28 +129,13 @@ class Proposer:
         output = self._regressor(context)
         if self._engine:
             return Start(hint=output), ""
-        return Start(split(output, self._model.slots), pipeline.parameters), ""
+        return Start(self._decode(problem, output), pipeline.parameters), ""
 
 
 def moved(context: np.ndarray, last: np.ndarray) -> float:
     """Distance between two standardised contexts, per root of their dimension."""
     step = context - last
     return float(step @ step / len(step)) ** 0.5
-
-
-def split(flat: np.ndarray, slots: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """The slots of a flat iterate."""
-    iterate, at = {}, 0
-    for slot, shape in slots.items():
-        size = int(np.prod(shape))
-        iterate[slot] = flat[at : at + size].reshape(shape)
-        at += size
-    return iterate
-
-
-def join(iterate: Iterate, slots: Mapping[str, tuple[int, ...]]) -> np.ndarray:
-    """The flat iterate: slots in order, end to end."""
-    return np.concatenate([np.ravel(iterate[slot]) for slot in slots])
 
 
 def save(model: Model, path: str | PathLike[str], *, force: bool = False) -> None:
@@ -165,7 +148,7 @@ def save(model: Model, path: str | PathLike[str], *, force: bool = False) -> Non
         stored |= {"screen.used": model.screen.used, "screen.size": np.array([model.screen.size])}
     card = dict(model.card) | {
         "context": model.context.card(),
-        "slots": {slot: list(shape) for slot, shape in model.slots.items()},
+        "slots": {slot: list(shape) for slot, shape in model.code.items()},
         "predictors": {name: _kind(regressor) for name, regressor in model.predictors.items()},
         "pipelines": [{"tol": tol} | pipeline.card() for tol, pipeline in model.pipelines.items()],
         "uncompiled": [{"tol": tol} | pipeline.card() for tol, pipeline in model.uncompiled.items()],
@@ -207,14 +190,14 @@ def _build(stored: dict[str, np.ndarray], card: dict[str, Any], label: str) -> M
     try:
         card = dict(card)
         context = Context.restore(_under("context.", stored), card.pop("context"))
-        slots = {slot: tuple(shape) for slot, shape in card.pop("slots").items()}
+        code = {part: tuple(shape) for part, shape in card.pop("slots").items()}
         kinds = card.pop("predictors")
         regressors = {n: predictors.restore(kind, _under(f"predictor.{n}.", stored)) for n, kind in kinds.items()}
         pipelines = {entry.pop("tol"): Pipeline(**entry) for entry in card.pop("pipelines")}
         uncompiled = {entry.pop("tol"): Pipeline(**entry) for entry in card.pop("uncompiled")}
         screen = _under("screen.", stored)
         kept = Screen(screen["used"], float(screen["size"][0])) if screen else None
-        model = Model(card, context, slots, regressors, pipelines, kept, uncompiled)
+        model = Model(card, context, code, regressors, pipelines, kept, uncompiled)
         _check(model)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise ModelFileError(f"{label}: its card and its arrays do not fit together ({error!r})") from None
@@ -227,7 +210,7 @@ def _under(prefix: str, stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _check(model: Model) -> None:
     """Run every predictor once at the mean context, so that a misfit shows at loading."""
-    size = sum(int(np.prod(shape)) for shape in model.slots.values())
+    size = sum(int(np.prod(shape)) for shape in model.code.values())
     middle = np.zeros(len(model.context.mean))
     model.context.score(middle)
     for regressor in model.predictors.values():

@@ -27,7 +27,10 @@ class Problem(Protocol):
     """What the core needs to know of a problem class."""
 
     heavy: ClassVar[tuple[str, ...]]
-    """Fields that a solver's set-up depends on: a model refuses another constant there."""
+    """Fields that a solver's set-up depends on: a model refuses another constant there.
+
+    A class may also name `measures`: fields that are context as a whole, with one common scale.
+    """
 
     @property
     def fields(self) -> Mapping[str, np.ndarray]:

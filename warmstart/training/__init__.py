@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from warmstart import adapter as seam
-from warmstart.adapter import Adapter, Screen
+from warmstart.adapter import Adapter, Iterate, Screen, split
 from warmstart.context import Context, find
 from warmstart.errors import TrainingError
 from warmstart.families import Family
 from warmstart.fast import kernels, without
-from warmstart.model import Model, split
+from warmstart.model import Model
 from warmstart.predictors import Regressor
 from warmstart.progress import Report, silent
 from warmstart.solve import solve
@@ -82,12 +82,13 @@ def train(
         folder = _prepare(folder, card)
         labels = _label(adapter, problems.train, sample, tols[-1], jobs, folder, report)
         card["left_out"] = {str(row): reason for row, reason in labels.left_out.items()}
-        data = _data(adapter, problems.train, context, labels)
+        solved = [problems.train[row] for row in labels.rows]
+        slots = adapter.slots(solved[0])
+        iterates = [split(output, slots) for output in labels.outputs]
+        data = _data(adapter, solved, context, iterates)
         regressors = _fit(names, data, seed, report)
-        screen = _fit_hints(
-            names, adapter, [problems.train[row] for row in labels.rows], context, data, seed, regressors
-        )
-    model = Model(card, context, adapter.slots(problems.train[0]), regressors, {}, screen)
+        screen = _fit_hints(names, adapter, solved, iterates, context, data, seed, regressors)
+    model = Model(card, context, adapter.code(problems.train[0]), regressors, {}, screen)
     validation = [problem for problem in problems.validation if solve(problem, solver=adapter.name).solved]
     trajectory = [problem for problem in problems.trajectory if solve(problem, solver=adapter.name).solved]
     if not validation:
@@ -207,10 +208,11 @@ def _label(
     return labels
 
 
-def _data(adapter: Adapter, problems: Sequence[Any], context: Context, labels: Labels) -> Data:
+def _data(adapter: Adapter, problems: Sequence[Any], context: Context, iterates: Sequence[Iterate]) -> Data:
     bound = context.bind(problems[0])
-    contexts = np.array([bound.values(problems[row]) for row in labels.rows])
-    return Data(contexts, labels.outputs, adapter.slots(problems[0]))
+    contexts = np.array([bound.values(problem) for problem in problems])
+    codes = [adapter.encode(problem, iterate) for problem, iterate in zip(problems, iterates, strict=True)]
+    return Data(contexts, np.array(codes), adapter.code(problems[0]))
 
 
 def _fit(names: Sequence[str], data: Data, seed: int, report: Report) -> dict[str, Regressor]:
@@ -226,13 +228,13 @@ def _fit_hints(
     names: Sequence[str],
     adapter: Adapter,
     problems: Sequence[Any],
+    iterates: Sequence[Iterate],
     context: Context,
     data: Data,
     seed: int,
     regressors: dict[str, Regressor],
 ) -> Screen | None:
     """Adds predictors for the refinement, named hint-..., where the solver has one for this family."""
-    iterates = [split(output, data.slots) for output in data.outputs]
     screen = adapter.screen(problems[0], iterates)
     engine = adapter.engine(problems[0], context, screen)
     if engine is None or screen is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from warmstart.model import split
+from warmstart.adapter import split
 from warmstart.predictors import MLP, Constant, Nearest, Regressor, Ridge, Votes
 from warmstart.training.losses import LOSSES
 
@@ -31,7 +31,7 @@ class Data:
 
     contexts: np.ndarray
     outputs: np.ndarray
-    slots: Mapping[str, tuple[int, ...]]
+    code: Mapping[str, tuple[int, ...]]
 
 
 def fit_constant(data: Data, seed: int) -> Constant:
@@ -83,7 +83,7 @@ def _ridge_weights(contexts: np.ndarray, outputs: np.ndarray) -> np.ndarray:
 
 def _spread(data: Data) -> np.ndarray:
     """Root mean square (n_out,) of the centred solutions, one value for each slot."""
-    variance = split(((data.outputs - data.outputs.mean(axis=0)) ** 2).mean(axis=0), data.slots)
+    variance = split(((data.outputs - data.outputs.mean(axis=0)) ** 2).mean(axis=0), data.code)
     return np.sqrt(np.concatenate([np.full(v.size, max(float(v.mean()), 1e-300)) for v in variance.values()]))
 
 

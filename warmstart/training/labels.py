@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from warmstart import adapter as seam
-from warmstart.adapter import Parameters
+from warmstart.adapter import Parameters, join
 from warmstart.atomic import replace_file
-from warmstart.model import join
 from warmstart.plan import Plan
 from warmstart.progress import Report, silent
 from warmstart.solve import Solver

@@ -68,7 +68,9 @@ def _plain(setting: Setting, model: Model, base: Pipeline) -> dict[str, Pipeline
     for name in model.predictors:
         if name.startswith("hint-"):
             continue
-        parameters = _suited(setting, problems, [model.predict(name, context) for context in contexts])
+        codes = [model.predictors[name](context) for context in contexts]
+        starts = [setting.adapter.decode(problem, code) for problem, code in zip(problems, codes, strict=True)]
+        parameters = _suited(setting, problems, starts)
         if parameters is not None:
             found[name] = replace(base, predictor=name, parameters=parameters)
     return found
