@@ -175,6 +175,7 @@ class OsqpAdapter:
     tolerance = 1e-3
     max_iterations = 4000
     extra = None
+    package = "osqp"
     ranges = {"rho": (1e-6, 1e6), "alpha": (1e-3, 1.999), "check_termination": (1, 10_000)}  # noqa: RUF012
     grid = (
         {"check_termination": (5,)},
@@ -183,6 +184,7 @@ class OsqpAdapter:
         {"check_termination": (1, 2, 3, 5, 7, 10, 15, 20, 25)},
     )
     continuous = ("rho",)
+    starting = ({"check_termination": (1, 2, 3, 5, 10)},)
     check = "check_termination"
 
     def slots(self, problem: QP) -> dict[str, tuple[int, ...]]:
@@ -203,13 +205,18 @@ class OsqpAdapter:
     def initialisers(self, problem: QP) -> dict[str, Callable[[QP], Iterate]]:
         return {}
 
-    def losses(self, problem: QP) -> dict[str, Callable[..., Any]]:
+    def losses(self, problem: QP, context: Context) -> dict[str, Callable[..., Any]]:
         return {}
+
+    def mirrored(self, problem: QP, iterate: Iterate) -> None:
+        return None
 
     def engine(self, problem: QP, context: Context | None, screen: Screen | None) -> Engine | None:
         return refine.prepare(problem, context, screen)
 
-    def express(self, engine: Engine, bound: BoundContext, problem: QP, reach: float, regressor: Any) -> Express | None:
+    def express(
+        self, engine: Engine | None, bound: BoundContext, problem: QP, reach: float, regressor: Any
+    ) -> Express | None:
         return open_express(engine, bound, problem, reach, regressor)
 
     def screen(self, problem: QP, iterates: Sequence[Iterate]) -> Screen | None:

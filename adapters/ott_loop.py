@@ -23,7 +23,7 @@ from ott.solvers.linear import sinkhorn as ott_sinkhorn
 from warmstart.transport import Ground, Transport
 
 CAPACITY = 500  # iterations of one call: the fixed length of OTT's list of errors, and how long Ctrl-C may wait
-STATIC = ("n", "m", "mode", "inner", "anderson", "resume")
+STATIC = ("n", "m", "mode", "inner", "anderson", "resume", "capacity")
 
 
 @register_pytree_node_class
@@ -32,8 +32,7 @@ class Geodesic(costs.CostFn):
 
     def __call__(self, x: Any, y: Any) -> Any:
         """The distance of two points, in radians."""
-        chord = jnp.linalg.norm(x - y)
-        return 2.0 * jnp.arctan2(chord, jnp.sqrt(jnp.maximum(4.0 - chord**2, 0.0)))
+        return 2.0 * jnp.arctan2(jnp.linalg.norm(x - y), jnp.linalg.norm(x + y))
 
 
 OTT_COSTS = {"sqeuclidean": costs.SqEuclidean(), "euclidean": costs.Euclidean(), "arccos": Geodesic()}
@@ -189,7 +188,16 @@ def _geometry(mode: str, arrays: tuple[Any, ...], epsilon: Any) -> geometry.Geom
 
 
 def _sinkhorn(
-    arrays: tuple[Any, ...], packed: Any, *, n: int, m: int, mode: str, inner: int, anderson: int, resume: bool
+    arrays: tuple[Any, ...],
+    packed: Any,
+    *,
+    n: int,
+    m: int,
+    mode: str,
+    inner: int,
+    anderson: int,
+    resume: bool,
+    capacity: int = CAPACITY,
 ) -> Any:
     """[f, g, iterations, converged] of [a, b, f, g if resume, epsilon, tol, omega, budget, plain].
 
@@ -217,7 +225,7 @@ def _sinkhorn(
         lse_mode=not scalings,
         threshold=tol,
         inner_iterations=inner,
-        max_iterations=-(-CAPACITY // inner) * inner,
+        max_iterations=-(-capacity // inner) * inner,
         anderson=acceleration.AndersonAcceleration(memory=anderson) if anderson else None,
     )
     if not anderson:
@@ -273,6 +281,11 @@ def iterate(
     return out[:n].copy(), out[n : n + m].copy(), int(out[-2]), bool(out[-1] == 1)
 
 
+def accelerated() -> bool:
+    """Whether JAX computes on something else than a CPU here."""
+    return jax.default_backend() != "cpu"
+
+
 def iterate_batch(
     mode: str,
     arrays: tuple[Any, ...],
@@ -285,14 +298,16 @@ def iterate_batch(
     """As `iterate` for problems of one ground cost from f (B, n), in one call as long as the slowest of them."""
     n, m = problems[0].n, problems[0].m
     a, b = np.array([problem.a for problem in problems]), np.array([problem.b for problem in problems])
-    knobs = (problems[0].epsilon, tol, settings["omega"], min(budget, CAPACITY), settings["plain"])
+    knobs = (problems[0].epsilon, tol, settings["omega"], budget, settings["plain"])
     packed = np.concatenate((a, b, f, np.broadcast_to(knobs, (len(a), len(knobs)))), axis=1)
+    rows = np.arange(1 << (len(a) - 1).bit_length())  # a power of two, so that few sizes are compiled
+    packed = packed[np.minimum(rows, len(a) - 1)]
     with jax.enable_x64(True):
         out = np.asarray(
             _many(
                 arrays, packed, n=n, m=m, mode=mode, inner=int(settings["inner_iterations"]),
-                anderson=int(settings["anderson"]), resume=False,
+                anderson=int(settings["anderson"]), resume=False, capacity=-(-budget // CAPACITY) * CAPACITY,
             )
         )  # fmt: skip
-    for row in out:
+    for row in out[: len(a)]:
         yield row[:n].copy(), row[n : n + m].copy(), int(row[-2]), bool(row[-1] == 1)

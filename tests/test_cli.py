@@ -117,12 +117,33 @@ def test_wrong_usage(argv: list[str], capsys: Capture) -> None:
     assert capsys.readouterr().out == ""
 
 
-def test_families_are_listed(capsys: Capture) -> None:
+def test_families_are_listed(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WARMSTART_DATA", raising=False)
     assert main(["families"]) == DONE
     out = capsys.readouterr().out
+    assert "mnist needs WARMSTART_DATA" in out
     for name in families.names():
         assert f"\n{name} " in out
     assert "masses=6, horizon=20" in out
+
+
+def test_families_are_listed_without_the_extra(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ott", None)
+    assert main(["families"]) == DONE
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("clouds "))
+    assert "needs ott; install it with: pip install 'warmstart[ot]'" in line
+
+
+@pytest.mark.parametrize("command", ["train", "bench"])
+def test_data_names_the_folder(command: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ott")
+    monkeypatch.setenv("WARMSTART_DATA", "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    assert main([command, "mnist", "--data", str(tmp_path / "here")]) == USAGE
+    text = capsys.readouterr().err
+    assert str(tmp_path / "here" / "mnist") in text
+    assert "no such file; WARMSTART_DATA (or --data) names the folder" in text
+    assert not list(tmp_path.glob("*.safetensors"))
 
 
 def test_models_are_listed(capsys: Capture, monkeypatch: pytest.MonkeyPatch, model: str) -> None:

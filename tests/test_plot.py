@@ -104,3 +104,80 @@ def size(path: Path) -> tuple[int, int]:
 
     height, width = imread(path).shape[:2]
     return width, height
+
+
+# The strip of transport problems
+
+
+@pytest.fixture(scope="module")
+def pairs() -> list[Any]:
+    from warmstart import Grid, Transport
+
+    rng = np.random.default_rng(0)
+
+    def measure() -> np.ndarray:
+        masses = rng.random((4, 5)) * (rng.random((4, 5)) < 0.8)
+        return masses.ravel() / masses.sum()
+
+    head = Transport(Grid((np.linspace(0, 1, 4), np.linspace(0, 1, 5) ** 2)), measure(), measure(), 0.02)
+    return [head.replace(a=measure(), b=measure()) for _ in range(16)]
+
+
+@pytest.fixture(scope="module")
+def moved(pairs: list[Any]) -> Report:
+    """A report of pairs, with what the curves are made of left in."""
+    pytest.importorskip("ott")
+    from warmstart import adapter
+    from warmstart.context import find
+    from warmstart.model import Pipeline
+    from warmstart.report import compare
+
+    pipeline = Pipeline(None, False, {}, {"omega": 1.2, "inner_iterations": 5}, 200, 2000)
+    sinkhorn: Any = adapter.load("sinkhorn")
+    card = {"solver": "sinkhorn", "family": "", "settings": {}, "seed": 0}
+    tuned = Model(card, find(pairs, pairs), sinkhorn.code(pairs[0]), {}, {1e-3: pipeline})
+    return compare(pairs[12:], tuned, train=pairs[:12], tol=1e-3, passes=1, peers=False)
+
+
+def test_displaced_masses_go_straight(pairs: list[Any]) -> None:
+    from warmstart import solve
+    from warmstart.strip import displaced
+
+    problem = pairs[0]
+    coupling = problem.coupling(**solve(problem, tol=1e-9).iterate)
+    axes = list(problem.ground.arrays.values())
+
+    def centre(masses: np.ndarray) -> np.ndarray:
+        return np.array([(masses.sum(axis=1 - k) * axes[k]).sum() for k in range(2)])
+
+    np.testing.assert_allclose(displaced(coupling, 0.0).ravel(), problem.a, atol=1e-6)
+    np.testing.assert_allclose(displaced(coupling, 1.0).ravel(), problem.b, atol=1e-6)
+    first, middle, last = (displaced(coupling, time) for time in (0.0, 0.5, 1.0))
+    assert middle.sum() == pytest.approx(1.0, abs=1e-5)
+    np.testing.assert_allclose(centre(middle), (centre(first) + centre(last)) / 2, atol=1e-5)
+
+
+def test_a_strip_is_drawn_beside_the_report(moved: Report, tmp_path: Path) -> None:
+    moved.plot(tmp_path / "pairs.png")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["pairs-strip.png", "pairs.png"]
+    assert size(tmp_path / "pairs-strip.png") > (800, 200)
+
+
+def test_other_problems_have_no_strip(report: Report, moved: Report, tmp_path: Path) -> None:
+    from warmstart.plot import plot_strip
+
+    plot_strip(report, tmp_path / "report.png")
+    plot_strip(replace(moved, runs={}), tmp_path / "report.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_curves_of_transport_problems_are_counted_one_by_one(moved: Report, pairs: list[Any]) -> None:
+    """Runs go no further than they are asked to, though the solver stops at its checks alone."""
+    from warmstart import adapter
+    from warmstart.curves import Trial, _curve
+
+    sinkhorn: Any = adapter.load("sinkhorn")
+    trial = Trial({"omega": 1.0, "inner_iterations": 10}, [None])
+    iterations, ratios = _curve(sinkhorn, trial, pairs[:1], 1e-6, np.array([1, 2, 3]))
+    assert iterations.tolist() == [0, 1, 2, 3]
+    assert (np.diff(ratios) < 0).all()

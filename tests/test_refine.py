@@ -209,7 +209,7 @@ def plan(engine: Any, hint: np.ndarray | None) -> Plan:
         {"rho": 1.0},
         propose=lambda problem, previous: (Start(hint=hint), ""),
         engine=engine,
-        refined_parameters={"check_termination": 1},
+        start_parameters={"check_termination": 1},
     )
 
 

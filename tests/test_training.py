@@ -196,8 +196,8 @@ def test_problems_without_a_solution_are_reported_and_left_out(bad: set[int], mo
     seen: list[int] = []
     honest = training._data
 
-    def data(adapter: Any, used: Any, context: Any, iterates: Any) -> fitting.Data:
-        made = honest(adapter, used, context, iterates)
+    def data(adapter: Any, used: Any, *rest: Any) -> fitting.Data:
+        made = honest(adapter, used, *rest)
         seen.extend(problems.index(problem) for problem in used)
         assert len(made.contexts) == len(made.outputs) == 42 - len(bad)
         return made

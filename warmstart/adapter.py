@@ -145,12 +145,16 @@ class Adapter(Protocol):
     tolerance: float
     max_iterations: int
     extra: str | None
+    package: str
+    """The name of the wrapped solver's distribution."""
     ranges: Mapping[str, tuple[float, float]]
     """Parameters that a Start may set, each with the range the solver takes."""
     grid: tuple[Mapping[str, tuple[Any, ...]], ...]
     """What training tries for the tuned arm: rounds over `open`'s parameters; within one, all combinations."""
     continuous: tuple[str, ...]
     """Parameters that are refined by factors around the best value of the grid."""
+    starting: tuple[Mapping[str, tuple[Any, ...]], ...]
+    """What is tried for runs from a predicted start, in rounds, around the tuned parameters."""
     check: str
     """The parameter that holds the number of iterations between the solver's termination checks."""
 
@@ -178,8 +182,12 @@ class Adapter(Protocol):
         """The solver's own ways to begin other than cold, by name: problem -> iterate."""
         ...
 
-    def losses(self, problem: Any) -> Mapping[str, Callable[..., Any]]:
-        """Losses for training predictors of codes beside plain regression, by name; see `warmstart.training.losses`."""
+    def losses(self, problem: Any, context: Any) -> Mapping[str, Callable[..., Any]]:
+        """Losses for training networks on codes, by name (see `warmstart.training.losses`); none: plain regression."""
+        ...
+
+    def mirrored(self, problem: Any, iterate: Iterate) -> tuple[Any, Iterate] | None:
+        """Another problem whose solution follows from this one's: one more label for nothing. None where none does."""
         ...
 
     def residual(self, problem: Any, iterate: Iterate, tol: float) -> Residual:
@@ -194,8 +202,8 @@ class Adapter(Protocol):
         """The refinement for problems that share this one's constants; None where the solver has none that applies."""
         ...
 
-    def express(self, engine: Engine, bound: Any, problem: Any, reach: float, regressor: Any) -> Express | None:
-        """The whole of an undisturbed solve in one compiled call, where the engine has one."""
+    def express(self, engine: Engine | None, bound: Any, problem: Any, reach: float, regressor: Any) -> Express | None:
+        """The whole of an undisturbed solve in one compiled call, or all that comes before the run; None without it."""
         ...
 
     def screen(self, problem: Any, iterates: Sequence[Iterate]) -> Screen | None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from warmstart.adapter import Adapter, Iterate, Parameters, Screen, Start
+from warmstart.errors import ProblemError
 from warmstart.model import Model
 from warmstart.plan import Plan, Proposal, previous_start
 from warmstart.predictors import Nearest
@@ -18,10 +19,12 @@ from warmstart.result import Result
 from warmstart.solve import Solver, solve
 from warmstart.stopwatch import Arm
 from warmstart.training.tuning import tune
+from warmstart.transport import Transport
 
 Instance = tuple[Any, dict[str, np.ndarray]]
 STOCK = ("default", "tuned", "previous", "nearest")
-"""What the wrapped solver offers by itself; the strongest of these is what learning is measured against."""
+"""What every wrapped solver offers by itself, beside its own initialisers; see `stock`."""
+CHECKS = (1, 2, 3, 5, 10, 25)  # iterations between checks that are tried for every stock arm
 CHEAP = 2e-3  # seconds of a solve up to which the whole grid is searched again
 RETUNING = 10  # training problems on which bench tunes every stock arm once more
 OTHERS = 8  # training problems on which the best way to use another solver is found
@@ -66,11 +69,26 @@ def build(setting: Setting, references: Mapping[int, Result]) -> tuple[dict[str,
     others = [neighbours.start(problem, leave_out=i) for i, problem in enumerate(problems)]
     parameters["nearest"] = _retune(setting, parameters["tuned"], problems, others)
     arms["nearest"] = _kept(setting, Plan(parameters["nearest"], neighbours, setting.max_iterations, guarded=False))
+    for name, initialise in setting.adapter.initialisers(setting.train[0]).items():
+        starts = [initialise(problem) for problem in problems]
+        parameters[name] = _retune(setting, parameters["tuned"], problems, starts)
+        propose = partial(_initialised, initialise)
+        arms[name] = _kept(setting, Plan(parameters[name], propose, setting.max_iterations, guarded=False))
     arms["learned"] = _kept(setting, setting.model)
     if unlearned := _refined_cold(setting):
         arms["refined_cold"] = _kept(setting, unlearned)
     arms["exact"] = _exact(setting, base, references)
     return arms, parameters
+
+
+def stock(setting: Setting) -> tuple[str, ...]:
+    """The names of the arms whose strongest is what learning is measured against, whether or not they are there."""
+    return (*STOCK, *setting.adapter.initialisers(setting.train[0]))
+
+
+def _initialised(initialise: Callable[[Any], Iterate], problem: Any, previous: Iterate | None) -> Proposal:
+    """The start of one of the solver's own initialisers."""
+    return Start(initialise(problem)), ""
 
 
 def _refined_cold(setting: Setting) -> Model | None:
@@ -89,14 +107,16 @@ def _retune(
 ) -> Parameters:
     """The parameters with the least median time on these problems, by which arms are compared; `base` if none beats it.
 
-    All of the solver's grid is searched where a solve is cheap, else what is near `base`.
+    What a start may set is searched again, the check interval last. Where that is nothing else and a solve is cheap,
+    the solver's whole grid is.
     """
     adapter, tol = setting.adapter, setting.tol
-    local = [{adapter.check: (1, 2, 3, 5, 10, 25)}]
-    tuned = tune(adapter, problems, tol, base=base, grid=local, starts=starts, tail=0.0)
+    rounds = [choices for choices in adapter.starting if choices.keys() != {adapter.check}]
+    near = [*rounds, {adapter.check: CHECKS}]
+    tuned = tune(adapter, problems, tol, base=base, grid=near, starts=starts, tail=0.0)
     if tuned is None:
         return base
-    if starts is None and tuned.seconds < CHEAP:
+    if starts is None and not rounds and tuned.seconds < CHEAP:
         wider = tune(adapter, problems, tol, base=tuned.parameters, grid=adapter.grid, tail=0.0)
         tuned = wider or tuned
     return tuned.parameters
@@ -175,11 +195,18 @@ def build_others(setting: Setting) -> tuple[dict[str, Arm], dict[str, str]]:
     """Other solvers as arms, each in the way that is fastest on training problems, and why others are left out."""
     arms: dict[str, Arm] = {}
     skipped: dict[str, str] = {}
+    head, sample = setting.train[0], list(setting.trajectory or setting.train)[:OTHERS]
+    if setting.adapter.problem is Transport:
+        from warmstart.peers.separable import separable
+
+        try:
+            arms["other:separable"] = partial(_other, separable(head, setting.tol, sample))
+        except ProblemError as error:
+            skipped["separable"] = str(error)
     if setting.adapter.problem is not QP:
         return arms, skipped
     from warmstart.peers import available, peer
 
-    head, sample = setting.train[0], list(setting.trajectory or setting.train)[:OTHERS]
     for name, reason in available().items():
         if reason is None:
             solve_other = peer(name, head, setting.tol, bool(setting.trajectory), sample)

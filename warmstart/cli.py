@@ -95,7 +95,6 @@ def _bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trajectory", action="store_true", help="consecutive problems, not independent ones")
     parser.add_argument("--seed", type=_seed, default=0)
     parser.add_argument("--verify", choices=("residual", "solver"), default="residual", help="what accepts a start")
-    parser.add_argument("--data", metavar="DIR", help="folder of data that a family needs (WARMSTART_DATA)")
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON; - prints JSON only")
     parser.add_argument("--plot", metavar="FILE", help="draw the report as a PNG")
 
@@ -113,6 +112,7 @@ def _check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--app-dir", metavar="DIR", help="where module:attribute is imported from (.)")
     parser.add_argument("--instances", type=_instances, default=50, metavar="N", help="fresh problems (%(default)s)")
     parser.add_argument("--seed", type=_seed, default=1_000_001, help="of the fresh problems (%(default)s)")
+    parser.add_argument("--data", metavar="DIR", help="folder of data that a family needs (WARMSTART_DATA)")
     parser.set_defaults(set=[])
 
 
@@ -122,6 +122,7 @@ def _family(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", type=_setting, default=[], metavar="NAME=VALUE", help="change a family's setting"
     )
     parser.add_argument("--app-dir", metavar="DIR", help="where module:attribute is imported from (.)")
+    parser.add_argument("--data", metavar="DIR", help="folder of data that a family needs (WARMSTART_DATA)")
 
 
 def _number(kind: Callable[[str], float], low: float, what: str) -> Callable[[str], float]:

@@ -13,6 +13,7 @@ from typing import Any
 from warmstart import model_file
 from warmstart.adapter import Status
 from warmstart.cli import DONE, FAILED
+from warmstart.errors import FamilyError, MissingExtraError
 from warmstart.families import Family, description, family, find, names, read_problems
 from warmstart.model import Model, pretrained, save, shipped
 from warmstart.model import load as load_model
@@ -60,6 +61,7 @@ def train(options: Namespace) -> int:
     """A model file for a family."""
     from warmstart.training import train as run
 
+    _use_data(options)
     source = _source(options)
     solver = options.solver or source.solver
     out = check_target(
@@ -94,8 +96,7 @@ def train(options: Namespace) -> int:
 
 def bench(options: Namespace) -> int:
     """A report of every arm; failed when the learned arm has a mismatch."""
-    if options.data:
-        os.environ["WARMSTART_DATA"] = options.data
+    _use_data(options)
     from warmstart.bench import Request
     from warmstart.bench import bench as run
 
@@ -146,6 +147,7 @@ def check(options: Namespace) -> int:
     """A model's claims, tested again; failed when one does not hold."""
     from warmstart.check import check as run
 
+    _use_data(options)
     model = _model(options.model)
     source = _source(options) if options.family else None
     with bars() as progress:
@@ -153,6 +155,12 @@ def check(options: Namespace) -> int:
     rows = [(claim.text, claim.measured, "holds" if claim.holds else "FAILS") for claim in claims]
     _print_table(("claim", "measured", "verdict"), rows)
     return DONE if all(claim.holds for claim in claims) else FAILED
+
+
+def _use_data(options: Namespace) -> None:
+    """Puts the folder of `--data` where families look, in this process and in those that it starts."""
+    if options.data:
+        os.environ["WARMSTART_DATA"] = options.data
 
 
 def _source(options: Namespace) -> Family:
@@ -166,10 +174,13 @@ def _model(text: str) -> Model:
 
 
 def _sizes(source: Family) -> str:
-    """The slots of an iterate with their shapes."""
+    """The slots of an iterate with their shapes, or what the family needs that is not here."""
     from warmstart.adapter import load
 
-    slots = load(source.solver).slots(next(iter(source.sample(1, 0, "train"))))
+    try:
+        slots = load(source.solver).slots(next(iter(source.sample(1, 0, "train"))))
+    except (FamilyError, MissingExtraError) as error:
+        return str(error)
     return ", ".join(f"{slot} ({'x'.join(map(str, shape))})" for slot, shape in slots.items())
 
 

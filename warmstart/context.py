@@ -111,7 +111,7 @@ class BoundContext:
         self.context = context
         self._same = same
         self._token = problem.token
-        self._fast = kernels() if context.names == ("q", "l", "u") else None
+        self._fast = kernels()
         self._template = flat.copy()
 
     @property
@@ -142,9 +142,8 @@ class BoundContext:
             located, same, score = self._locate(problem.fields)
         else:
             located = np.empty(len(context.first))
-            p: Any = problem
             same, score = self._fast.locate(
-                p.q, p.l, p.u, context.first, context.mean, context.scale, self._template,
+                context._flat(problem), context.first, context.mean, context.scale, self._template,
                 context.varying, context.source, context.basis, context.spread, context.limits, located,
             )  # fmt: skip
         if not (same and self._same):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,8 @@ def _trials(
     solutions = _solutions(adapter, train[:NEIGHBOURS], parameters["tuned"], tol)
     neighbours = Neighbours(Setting(adapter, tol, model, train[:NEIGHBOURS], solutions, (), adapter.max_iterations))
     trials["nearest"] = Trial(parameters["nearest"], [neighbours(problem, None)[0] for problem in held])
+    for name, initialise in adapter.initialisers(held[0]).items():
+        trials[name] = Trial(parameters[name], [Start(initialise(problem)) for problem in held])
     learned = _learned(adapter, model, problems, tol)[lead:]
     if any(start is not None and start.iterate for start in learned):
         trials["learned"] = Trial(model.pipeline(tol).tuned, learned)
@@ -91,7 +93,7 @@ def _start(plan: Plan, problem: Any, previous: Iterate | None, tol: float) -> St
         return start
     hint = NO_HINT if start is None or start.hint is None else start.hint
     iterate, _, measured = plan.engine.solve(problem, hint, tol)
-    return start if measured is None else Start(iterate, plan.refined_parameters)
+    return start if measured is None else Start(iterate, plan.start_parameters)
 
 
 def _solutions(adapter: Adapter, problems: Sequence[Any], parameters: Parameters, tol: float) -> list[Iterate]:
@@ -100,11 +102,16 @@ def _solutions(adapter: Adapter, problems: Sequence[Any], parameters: Parameters
 
 
 def _curve(adapter: Adapter, trial: Trial, problems: Sequence[Any], tol: float, caps: np.ndarray) -> Curve:
-    """Medians over the problems; the entry at 0 iterations is the start itself."""
-    ratios = []
+    """Medians over the problems; the entry at 0 iterations is the start itself.
+
+    Runs check after every iteration: a solver that stops at checks alone would go beyond a limit between two.
+    """
+    often, ratios = {adapter.check: 1}, []
     for start, problem in zip(trial.starts, problems, strict=True):
         begin = start.iterate if start and start.iterate else adapter.cold(problem)
-        iterates = [begin, *_iterates(adapter.open(problem, trial.parameters), start, FINER * tol, caps)]
+        run = start and replace(start, parameters={**start.parameters, **often})
+        workspace = adapter.open(problem, {**trial.parameters, **often})
+        iterates = [begin, *_iterates(workspace, run, FINER * tol, caps)]
         ratios.append([adapter.residual(problem, iterate, tol).ratio for iterate in iterates])
     return np.concatenate([[0], caps]), np.median(ratios, axis=0)
 

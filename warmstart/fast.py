@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -16,9 +17,9 @@ SWITCH = "WARMSTART_FAST"
 _WITHOUT: ContextVar[bool] = ContextVar("without_fast", default=False)
 
 
-def kernels() -> ModuleType | None:
-    """The module of compiled kernels, or None without numba."""
-    return None if _WITHOUT.get() else _load()
+def kernels(name: str = "refine.kernels") -> ModuleType | None:
+    """A module of compiled kernels by its name in this package, or None without numba."""
+    return None if _WITHOUT.get() else _load(name)
 
 
 @contextmanager
@@ -32,9 +33,7 @@ def without() -> Iterator[None]:
 
 
 @cache
-def _load() -> ModuleType | None:
+def _load(name: str) -> ModuleType | None:
     if os.environ.get(SWITCH) == "0" or importlib.util.find_spec("numba") is None:
         return None
-    from warmstart.refine import kernels as module
-
-    return module
+    return importlib.import_module(f"warmstart.{name}")

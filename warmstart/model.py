@@ -80,7 +80,7 @@ class Model:
         if engine or pipeline.predictor or pipeline.follow:
             propose = Proposer(self, pipeline, bound, engine)
         express = None
-        if engine and not pipeline.follow_only:
+        if (engine or (pipeline.predictor and not pipeline.follow)) and not pipeline.follow_only:
             regressor = self.predictors[pipeline.predictor] if pipeline.predictor else None
             express = adapter.express(engine, bound, problem, pipeline.reach if pipeline.follow else 0.0, regressor)
         return Plan(
@@ -90,7 +90,7 @@ class Model:
             pipeline.cold_budget,
             why_cold=TUNED_ONLY,
             engine=engine,
-            refined_parameters=pipeline.parameters,
+            start_parameters=pipeline.parameters,
             express=express,
             admit=bound.admit,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from warmstart.adapter import Adapter, Engine, Express, Iterate, Parameters, Start
 from warmstart.errors import StartError
@@ -32,7 +32,7 @@ class Plan:
     number of iterations of a run from a start, `cold_budget` of a cold run with the plan's own parameters (None: the
     user's limit). A plan that is not `guarded` hands its starts to the solver unseen, as the bench's stock arms do.
     `why_cold` is the reason that Results give where `propose` is None. With an `engine`, starts are refined before the
-    guard sees them, from nothing where `propose` is None and `why_cold` is empty; `refined_parameters` go with them.
+    guard sees them, from nothing where `propose` is None and `why_cold` is empty; `start_parameters` go with them.
     `express` does an undisturbed solve in one compiled call. `admit` raises StructureError for a problem that the model
     is not for.
     """
@@ -44,9 +44,19 @@ class Plan:
     guarded: bool = True
     why_cold: str = "no model"
     engine: Engine | None = None
-    refined_parameters: Parameters = field(default_factory=dict)
+    start_parameters: Parameters = field(default_factory=dict)
     express: Express | None = None
     admit: Callable[[Any], None] | None = None
+
+
+class Arrival(NamedTuple):
+    """What an express call gives: a checked problem of its own, an iterate, and how good it is; or why it has none."""
+
+    problem: Any
+    iterate: dict[str, Any]
+    steps: int
+    measured: tuple[float, ...]
+    reason: str
 
 
 def make_plan(warm_start: Any, adapter: Adapter, problem: Any, tol: float) -> Plan:

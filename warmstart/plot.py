@@ -25,6 +25,7 @@ COLOURS = {
     "tuned": "#0072B2",
     "previous": "#E69F00",
     "nearest": "#56B4E9",
+    "gaussian": "#882255",
     "learned": "#D55E00",
     "refined_cold": "#009E73",
     "exact": "#999999",
@@ -32,7 +33,7 @@ COLOURS = {
 OTHER = "#CC79A7"
 FLOOR = 1e-2  # lowest ratio of residual to tolerance that is drawn
 DPI = 150
-STYLES = {"default": "-", "tuned": "--", "previous": "-.", "nearest": ":", "learned": "-"}
+STYLES = {"default": "-", "tuned": "--", "previous": "-.", "nearest": ":", "gaussian": "--", "learned": "-"}
 WIDTHS = {"learned": 4.5}  # broad and below the others: seen where it coincides with one
 
 
@@ -63,6 +64,15 @@ def plot_report(report: Report, path: str | PathLike[str]) -> None:
     if curves:
         _curves(figure.add_subplot(grid[1, :]), curves)
     _write(figure, path)
+
+
+def plot_strip(report: Report, path: str | PathLike[str]) -> None:
+    """Write NAME-strip.png beside NAME.png where the report's problems are pairs of images; else nothing."""
+    from warmstart.strip import strip_figure, strip_path
+
+    figure = strip_figure(report)
+    if figure is not None:
+        _write(figure, strip_path(path))
 
 
 def plot_flight(flights: Mapping[str, Flight], path: str | PathLike[str]) -> None:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 
@@ -26,11 +26,13 @@ REAL = "buif"  # kinds of dtype that are real numbers: Booleans, integers, float
 class Problem(Protocol):
     """What the core needs to know of a problem class."""
 
-    heavy: ClassVar[tuple[str, ...]]
-    """Fields that a solver's set-up depends on: a model refuses another constant there.
+    @property
+    def heavy(self) -> tuple[str, ...]:
+        """Fields that a solver's set-up depends on: a model refuses another constant there.
 
-    A class may also name `measures`: fields that are context as a whole, with one common scale.
-    """
+        A class may also name `measures`: fields that are context as a whole, with one common scale.
+        """
+        ...
 
     @property
     def fields(self) -> Mapping[str, np.ndarray]:
@@ -121,7 +123,6 @@ class QP:
     l: np.ndarray
     u: np.ndarray
     matrices: Matrices = field(init=False, repr=False)
-    heavy: ClassVar[tuple[str, ...]] = ("P", "A")
 
     if TYPE_CHECKING:  # what may be given is more than what is kept
 
@@ -192,6 +193,11 @@ class QP:
         vectors, n, m = self.__dict__["vectors"], self.matrices.n, self.matrices.m
         self._set(self.matrices, vectors[:n], vectors[n : n + m], vectors[n + m :])
         return self.__dict__[name]
+
+    @property
+    def heavy(self) -> tuple[str, ...]:
+        """P and A."""
+        return ("P", "A")
 
     @property
     def token(self) -> object:

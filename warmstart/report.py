@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from warmstart import adapter as seam
-from warmstart.adapter import ACCEPT, Adapter, Status
-from warmstart.arms import NEIGHBOURS, STOCK, Setting, arriving, build, build_others
+from warmstart.adapter import ACCEPT, Adapter, Parameters, Status
+from warmstart.arms import NEIGHBOURS, STOCK, Setting, arriving, build, build_others, stock
 from warmstart.errors import ProblemError
 from warmstart.model import Model
 from warmstart.plan import Plan
@@ -28,6 +28,10 @@ from warmstart.training.tuning import wrong_objective
 REFERENCE_FACTOR = 1e-2  # references are solved to this fraction of the tolerance
 REFERENCE_ITERATIONS = 200_000
 PASSES = 3
+REFERENCE: Mapping[str, Parameters] = {"sinkhorn": {"domain": "log"}}
+"""What references are solved with beside the tuned parameters: another computation of the same answer."""
+PACKAGES = {"sinkhorn": ("ott-jax", "jax")}
+"""The packages of a solver whose name is not that of its package."""
 LIMIT_FACTOR = 5  # iteration limit of every arm, in terms of the solver's own: a limit is no part of the speed
 
 
@@ -47,10 +51,14 @@ class Report:
         return self.data
 
     def plot(self, path: str | PathLike[str]) -> None:
-        """Write a PNG: iterations and times of every arm, and residual against iterations."""
-        from warmstart.plot import plot_report
+        """Write a PNG: iterations and times of every arm, and residual against iterations.
+
+        For pairs of images a second one, NAME-strip.png: the way from one image to the other along the coupling.
+        """
+        from warmstart.plot import plot_report, plot_strip
 
         plot_report(self, path)
+        plot_strip(self, path)
 
     def __str__(self) -> str:
         from warmstart.table import render
@@ -89,9 +97,11 @@ def compare(
     adapter = seam.load(solver or model.card["solver"])
     tol = adapter.tolerance if tol is None else tol
     untimed = 1 if trajectory else 0
-    references = _references(adapter, problems, tol, model, progress)
+    tuned = model.pipeline(tol).tuned
+    safest = {**tuned, **REFERENCE.get(adapter.name, {})}
+    references = _references(adapter, problems, tol, safest, progress, "solving references")
     neighbours = train[:NEIGHBOURS]
-    solutions = [r.iterate for r in _references(adapter, neighbours, tol, model, progress, "solving the neighbours")]
+    solutions = [r.iterate for r in _references(adapter, neighbours, tol, tuned, progress, "solving the neighbours")]
     limit = max_iterations or LIMIT_FACTOR * adapter.max_iterations
     setting = Setting(adapter, tol, model, neighbours, solutions, trajectory, limit, verify)
     progress("tuning the stock arms", 0, 1)
@@ -126,7 +136,7 @@ def compare(
         "arms": table,
         "parameters": parameters,
     }
-    data |= _ratios(runs, table, model)
+    data |= _ratios(runs, table, model, stock(setting))
     return Report(data, runs)
 
 
@@ -145,14 +155,14 @@ def _references(
     adapter: Adapter,
     problems: Sequence[Any],
     tol: float,
-    model: Model,
+    parameters: Parameters,
     progress: Progress,
-    what: str = "solving references",
+    what: str,
 ) -> list[Result]:
     """Solutions to a hundredth of the tolerance; the stock solver's own word where a problem has no solution."""
     kept = Solver(
         problems[0],
-        Plan(model.pipeline(tol).tuned),
+        Plan(parameters),
         solver=adapter.name,
         tol=REFERENCE_FACTOR * tol,
         max_iterations=REFERENCE_ITERATIONS,
@@ -201,11 +211,13 @@ def mismatch(adapter: Adapter, problem: Any, result: Result, reference: Result, 
     return wrong_objective(problem.objective(**result.iterate), problem.objective(**reference.iterate), tol)
 
 
-def _ratios(runs: dict[str, Run], table: dict[str, Any], model: Model) -> dict[str, Any]:
+def _ratios(
+    runs: dict[str, Run], table: dict[str, Any], model: Model, stock_arms: Sequence[str] = STOCK
+) -> dict[str, Any]:
     """The strongest stock arm, the speedup over it and over every other arm, and the break-even."""
-    stock = [name for name in STOCK if name in runs]
-    most = max(table[name]["solved"] for name in stock)
-    strongest = min((n for n in stock if table[n]["solved"] == most), key=lambda n: table[n]["seconds"]["median"])
+    there = [name for name in stock_arms if name in runs]
+    most = max(table[name]["solved"] for name in there)
+    strongest = min((n for n in there if table[n]["solved"] == most), key=lambda n: table[n]["seconds"]["median"])
     seconds = {name: row["seconds"]["median"] for name, row in table.items()}
     iterations = {name: row["iterations"]["median"] for name, row in table.items()}
     saved = float(np.mean(runs[strongest].seconds) - np.mean(runs["learned"].seconds))
@@ -242,7 +254,7 @@ def machine() -> dict[str, Any]:
 def versions(solver: str) -> dict[str, str]:
     """Versions of what the figures depend on."""
     found = {"python": platform.python_version()}
-    for package in ("warmstart", "numpy", "scipy", solver):
+    for package in ("warmstart", "numpy", "scipy", *PACKAGES.get(solver, (solver,))):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

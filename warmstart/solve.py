@@ -12,12 +12,13 @@ from warmstart import adapter as seam
 from warmstart.adapter import ACCEPT, Engine, Express, Iterate, Outcome, Residual, Start, Status, Workspace
 from warmstart.errors import ProblemError, StructureError
 from warmstart.guard import conform, credible, data_size, judge, unsettled
-from warmstart.plan import make_plan
+from warmstart.plan import Arrival, make_plan
 from warmstart.problem import Problem
 from warmstart.result import STAGES, Result
 
 NO_SECONDS: dict[str, float] = dict.fromkeys(STAGES, 0.0)
 NO_HINT = np.zeros(0)
+Begun = tuple[Start, Residual]
 
 
 def solve(problem: Problem, warm_start: Any = None, **options: Any) -> Result:
@@ -73,33 +74,45 @@ class Solver:
             if isinstance(arrival, Result):
                 return arrival
             if arrival is not None:
-                return self._finish(arrival.problem, clock, arrival.reason, arrival.steps)
+                return self._finish(arrival.problem, clock, arrival.reason, arrival.steps, self._begun(arrival))
         if problem is None:
             problem = self.problem.replace(**changes) if changes else self.problem
         elif changes:
             raise ProblemError(f"pass a problem or changed fields ({', '.join(changes)}), not both")
+        return self._finish(self._admitted(problem), clock)
+
+    def _admitted(self, problem: Any) -> Any:
+        """The problem, sharing what it can with the Solver's. Raises ProblemError, StructureError for a foreign one."""
         self._check_class(problem)
         problem = problem.sharing(self.problem)
         if problem.token is not self.problem.token and problem.structure != self.problem.structure:
             raise StructureError(f"{_difference(problem, self.problem)}; open a new Solver for it")
         if self.plan.admit:
             self.plan.admit(problem)
-        return self._finish(problem, clock)
+        return problem
 
-    def _finish(self, problem: Any, clock: Clock, reason: str = "", steps: int = 0) -> Result:
-        """The Result of a checked problem; a `reason` why no start may be used leaves out predicting one."""
+    def _finish(
+        self, problem: Any, clock: Clock, reason: str = "", steps: int = 0, begun: Begun | None = None
+    ) -> Result:
+        """The Result of a checked problem; a start that is known, or a `reason` to use none, leaves out predicting."""
         if self._workspace:
             self._workspace.update(problem)
         clock.lap("check")
-        result = self._solve(problem, clock, reason, steps)
+        result = self._solve(problem, clock, reason, steps, begun)
         self.problem = problem
         if result.status is Status.SOLVED:
             self.previous = result.iterate
         return result
 
     def solve_batch(self, problems: Iterable[Problem]) -> list[Result]:
-        """The Results of many problems, in order, on one workspace."""
-        return [self.solve(problem) for problem in problems]
+        """The Results of many problems, in order, on one workspace.
+
+        Where the solver runs on an accelerator, they are solved in one call of it, each from its own start, independent
+        of the others; a Result's seconds then hold its share of that call.
+        """
+        from warmstart.batch import solve_together, suits
+
+        return solve_together(self, list(problems)) if suits(self) else [self.solve(problem) for problem in problems]
 
     def _express(self, express: Express, problem: Any, changes: Mapping[str, Any], clock: Clock) -> Result | Any | None:
         """The Result of an undisturbed solve; what the call found in the way; None where the flow has to look at it."""
@@ -107,15 +120,25 @@ class Solver:
         arrival = express(problem, changes, self.tol)
         if arrival is None or arrival.reason:
             return arrival
+        if self.plan.engine is None:
+            clock.lap("predict")
+            return arrival
         problem, iterate, steps, measured, _ = arrival
         residual = self.adapter.grade(measured, self.tol)
         if residual.ratio > 1 or not self._believe(problem, residual):
             return None
         clock.lap("refine")
         if self.verify == "solver":
-            return self._confirm(problem, Start(iterate, self.plan.refined_parameters), clock, steps)
+            return self._confirm(problem, Start(iterate, self.plan.start_parameters), clock, steps)
         self.problem, self.previous = problem, iterate
         return Result(Status.SOLVED, iterate, residual, 0, 0, False, True, "", clock.seconds, steps, None, problem)
+
+    def _begun(self, arrival: Arrival) -> Begun | None:
+        """The start that an express call ended at, with its residual, where the solver goes on from there."""
+        if arrival.reason:
+            return None
+        residual = self.adapter.grade(arrival.measured, self.tol)
+        return Start(arrival.iterate, self.plan.start_parameters), residual
 
     def _confirm(self, problem: Any, start: Start, clock: Clock, steps: int) -> Result | None:
         """The Result where the solver agrees with the express call; None where the flow has to look at it."""
@@ -133,9 +156,9 @@ class Solver:
                 f"{self.adapter.name} solves a {self.adapter.problem.__name__}, not a {type(problem).__name__}"
             )
 
-    def _solve(self, problem: Any, clock: Clock, reason: str, steps: int) -> Result:
-        start, residual = None, None
-        if not reason:
+    def _solve(self, problem: Any, clock: Clock, reason: str, steps: int, begun: Begun | None) -> Result:
+        start, residual = begun or (None, None)
+        if not (reason or begun):
             start, reason = self._propose(problem, clock)
             if self.plan.engine and not reason:
                 start, steps, residual, reason = self._refine(self.plan.engine, problem, start, clock)
@@ -180,7 +203,7 @@ class Solver:
         residual = None if measured is None else self.adapter.grade(measured, self.tol)
         clock.lap("refine")
         if residual is not None:
-            return Start(iterate, self.plan.refined_parameters), steps, residual, ""
+            return Start(iterate, self.plan.start_parameters), steps, residual, ""
         if start is not None and start.iterate:
             return start, steps, None, ""
         return None, steps, None, unsettled(steps)
@@ -266,7 +289,7 @@ class Clock:
 
 def _difference(problem: Any, known: Any) -> str:
     for name, values in problem.fields.items():
-        if len(values) != len(known.fields[name]):
+        if name in known.fields and len(values) != len(known.fields[name]):
             return f"{name} has {len(values)} entries, in the problem of this Solver {len(known.fields[name])}"
     return f"{' or '.join(problem.heavy)} has another shape or sparsity pattern than in the problem of this Solver"
 

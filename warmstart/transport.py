@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from warmstart.errors import ProblemError
+from warmstart.fast import kernels
 
 REAL = "buif"  # kinds of dtype that are real numbers: Booleans, integers, floats
 BALANCE = 1e-6
@@ -18,12 +19,14 @@ BALANCE = 1e-6
 UNIT = 1e-6
 """Lengths of points on the sphere may differ from 1 by this much."""
 SCALING_RANGE = 330.0
-"""Largest cost over epsilon up to which exp(-cost / epsilon) serves as a kernel without under- or overflow."""
+"""Largest |cost| over epsilon up to which exp(-cost / epsilon) serves as a kernel without under- or overflow."""
 
 
 def sqeuclidean(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(n, m) Squared Euclidean distances of points x (n, d) and y (m, d)."""
-    return np.maximum((x**2).sum(1)[:, None] + (y**2).sum(1) - 2 * x @ y.T, 0.0)
+    """(n, m) Squared Euclidean distances of points x (n, d) and y (m, d), from differences: exact for near points."""
+    from scipy.spatial.distance import cdist
+
+    return cdist(x, y, "sqeuclidean")
 
 
 def euclidean(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -32,9 +35,8 @@ def euclidean(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def arccos(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(n, m) Great-circle distances arccos(<x, y>) of unit vectors, in radians; exact for near points too."""
-    chord = np.minimum(euclidean(x, y), 2.0)
-    return 2.0 * np.arctan2(chord, np.sqrt(4.0 - chord**2))
+    """(n, m) Great-circle distances arccos(<x, y>) of unit vectors, in radians; exact for near and opposite points."""
+    return 2.0 * np.arctan2(euclidean(x, y), euclidean(x, -y))
 
 
 GROUND = {"sqeuclidean": sqeuclidean, "euclidean": euclidean, "arccos": arccos}
@@ -106,12 +108,20 @@ class Ground:
     @cached_property
     def scales(self) -> bool:
         """Whether exp(-cost / epsilon) neither under- nor overflows: products with it are then exact enough."""
-        return sum(float(cost.max()) for cost in self.costs) <= SCALING_RANGE * self.epsilon
+        return sum(float(np.abs(cost).max()) for cost in self.costs) <= SCALING_RANGE * self.epsilon
 
     @cached_property
     def kernels(self) -> tuple[np.ndarray, ...]:
         """exp(-cost / epsilon) of every cost matrix."""
         return tuple(np.exp(-cost / self.epsilon) for cost in self.costs)
+
+    @cached_property
+    def flat(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The kernels as the compiled functions take them: a grid's factors end to end, their sizes, a dense matrix."""
+        if self.kind == "grid":
+            sizes = np.array(self.sizes, dtype=np.int64)
+            return np.concatenate([kernel.ravel() for kernel in self.kernels]), sizes, np.empty((0, 0))
+        return np.empty(0), np.empty(0, dtype=np.int64), np.ascontiguousarray(self.kernels[0])
 
     @cached_property
     def weighted(self) -> tuple[np.ndarray, ...]:
@@ -203,6 +213,8 @@ class Transport:
 
     def _set(self, ground: Ground, a: Any, b: Any) -> None:
         n, m = ground.shape
+        if plain := self._checked_fast(a, b, n, m):
+            return self._keep(ground, *plain)
         a, b = _masses("a", a, n), _masses("b", b, m)
         totals = float(a.sum()), float(b.sum())
         if abs(totals[0] - totals[1]) > BALANCE * max(totals):
@@ -214,6 +226,19 @@ class Transport:
         for values in (a, b):
             values.setflags(write=False)
         self._keep(ground, a, b)
+
+    @staticmethod
+    def _checked_fast(a: Any, b: Any, n: int, m: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Copies of both measures by the compiled check; None where there is none, or something has to be explained."""
+        fast = kernels("marginal_kernels")
+        if fast is None or not all(
+            type(v) is np.ndarray and v.dtype == np.float64 and v.shape == (k,) for v, k in ((a, n), (b, m))
+        ):
+            return None
+        data = np.concatenate((a, b))
+        fine = fast.check(data[:n], data[n:], BALANCE)
+        data.setflags(write=False)
+        return (data[:n], data[n:]) if fine else None
 
     def _keep(self, ground: Ground, a: np.ndarray, b: np.ndarray) -> None:
         cost = ground.arrays.get("cost")
@@ -241,6 +266,12 @@ class Transport:
                 ground = Ground(ground.kind, ground.arrays, ground.metric, epsilon)
         new = object.__new__(Transport)
         new._set(ground, self.a if a is None else a, self.b if b is None else b)
+        return new
+
+    def renewed(self, a: np.ndarray, b: np.ndarray) -> Transport:
+        """A problem with other measures, which the caller has checked and hands over, read-only."""
+        new = object.__new__(Transport)
+        new.__dict__.update(self.__dict__, a=a, b=b)
         return new
 
     @property
@@ -309,7 +340,8 @@ class Coupling:
             if part.any():
                 with np.errstate(divide="ignore"):
                     inside = ground.log_product(there + epsilon * np.log(part), axis)
-                out += sign * np.where(here > -np.inf, np.exp((here + inside) / epsilon), 0.0)
+                with np.errstate(over="ignore"):
+                    out += sign * np.where(here > -np.inf, np.exp((here + inside) / epsilon), 0.0)
         return out
 
     def marginals(self) -> tuple[np.ndarray, np.ndarray]:
@@ -318,7 +350,11 @@ class Coupling:
         return self.apply(np.ones(m), 1), self.apply(np.ones(n), 0)
 
     def cost(self) -> float:
-        """<P, C>."""
+        """<P, C>; of potentials that overflow it is no finite number."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._cost()
+
+    def _cost(self) -> float:
         ground, epsilon = self.problem.ground, self.problem.epsilon
         if not ground.scales:
             return sum(float(np.exp((self.f[i] + self.g - row) / epsilon) @ row) for i, row in enumerate(_rows(ground)))
@@ -334,7 +370,8 @@ class Coupling:
 
     def matrix(self) -> np.ndarray:
         """P itself, dense (n, m)."""
-        return np.exp((self.f[:, None] + self.g - self.problem.ground.matrix()) / self.problem.epsilon)
+        with np.errstate(over="ignore"):
+            return np.exp((self.f[:, None] + self.g - self.problem.ground.matrix()) / self.problem.epsilon)
 
 
 def _rows(ground: Ground) -> Iterator[np.ndarray]:
@@ -369,12 +406,12 @@ def _ground(cost: Any, epsilon: float) -> Ground:
     if type(cost).__module__.split(".")[0] == "ott":
         cost = _from_ott(cost)
     if isinstance(cost, Grid):
-        if not cost.axes:
-            raise ProblemError("cost is a Grid without axes")
+        if not isinstance(cost.axes, (tuple, list)) or not cost.axes:
+            raise ProblemError(f"axes of the Grid is {cost.axes!r}; expected a tuple of arrays, one for each axis")
         axes = {f"axis{k}": _points(f"axes[{k}]", axis, 1) for k, axis in enumerate(cost.axes)}
         return Ground("grid", axes, "sqeuclidean", epsilon)
     if isinstance(cost, PointCloud):
-        if cost.ground not in GROUND:
+        if not isinstance(cost.ground, str) or cost.ground not in GROUND:
             raise ProblemError(f"ground is {cost.ground!r}; accepted: {', '.join(GROUND)}")
         x, y = _points("x", cost.x, 2), _points("y", cost.y, 2)
         if x.shape[1] != y.shape[1]:
@@ -394,10 +431,13 @@ def _from_ott(geometry: Any) -> Any:
     """An OTT geometry as one of ours: its grid or its points where their cost has a name here, else its matrix."""
     kind, cost = type(geometry).__name__, type(getattr(geometry, "cost_fn", None)).__name__
     known = {"SqEuclidean": "sqeuclidean", "Euclidean": "euclidean"}
-    if kind == "PointCloud" and cost in known:
+    scaled = kind != "Grid" and getattr(geometry, "_scale_cost", 1.0) != 1.0  # OTT's Grid does not scale
+    if kind == "PointCloud" and cost in known and not scaled:
         return PointCloud(np.asarray(geometry.x), np.asarray(geometry.y), known[cost])
     if kind == "Grid" and all(type(fn).__name__ == "SqEuclidean" for fn in geometry.cost_fns):
         return Grid(tuple(np.ravel(np.asarray(axis)) for axis in geometry.x))
+    if kind == "Grid":
+        raise ProblemError("cost is an OTT Grid whose ground cost is not SqEuclidean; pass its cost matrix (n, m)")
     return np.asarray(geometry.cost_matrix)
 
 
@@ -418,7 +458,8 @@ def _masses(name: str, value: Any, size: int) -> np.ndarray:
     if not (float(masses.min()) >= 0 and float(masses.max()) < np.inf):
         i = int(np.flatnonzero(~((masses >= 0) & (masses < np.inf)))[0])
         raise ProblemError(f"{name}[{i}] is {masses[i]}; masses are finite and not negative")
-    total = float(masses.sum())
+    with np.errstate(over="ignore"):
+        total = float(masses.sum())
     if not 0 < total < np.inf:
         raise ProblemError(f"{name} has a total mass of {total}; expected a positive finite number")
     return masses
@@ -429,15 +470,18 @@ def _as_float(name: str, value: Any) -> np.ndarray:
         array = np.array(value)
         if array.dtype.kind not in REAL:
             raise TypeError
-        return (
-            np.array(array, dtype=np.float64, order="C") if array.dtype != np.float64 else np.ascontiguousarray(array)
-        )
+        return np.asarray(array, dtype=np.float64, order="C")
     except (TypeError, ValueError):
         raise ProblemError(f"{name} is not an array of real numbers: {type(value).__name__}") from None
 
 
 def _positive(name: str, value: Any) -> float:
     value = value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
-    if not isinstance(value, (int, float, np.number)) or isinstance(value, bool) or not 0 < value < np.inf:
+    real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    try:
+        number = float(value) if real else np.nan
+    except OverflowError:  # a whole number beyond all floats
+        number = np.inf
+    if not 0 < number < np.inf:
         raise ProblemError(f"{name} is {value!r}; expected a positive finite number")
-    return float(value)
+    return number

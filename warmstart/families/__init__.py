@@ -59,6 +59,18 @@ FAMILIES: dict[str, Entry] = {
     "random-qp": Entry(
         "warmstart.families.random_qp", "RandomQP", "50 variables, 500 inequalities; everything changes, P and A too"
     ),
+    "digits": Entry(
+        "warmstart.families.images", "Digits", "transport between 16 x 16 images of digits; both images change"
+    ),
+    "mnist": Entry(
+        "warmstart.families.images", "MNIST", "transport between 28 x 28 images of digits; both images change"
+    ),
+    "sphere": Entry(
+        "warmstart.families.sphere", "Sphere", "transport from 100 sites to 1000 cities of the globe; weights change"
+    ),
+    "clouds": Entry(
+        "warmstart.families.clouds", "Clouds", "transport between 64 moving particles and 64 others; places change too"
+    ),
 }
 """The built-in families; a module is imported when its family is asked for."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,24 @@ import scipy.sparse as sp
 
 from warmstart.errors import FamilyError, ProblemError
 from warmstart.problem import QP, Problem
+from warmstart.transport import Grid, PointCloud, Transport
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How the fields of a problem class lie in a file: which are matrices, which are vectors."""
+    """How the fields of a problem class lie in a file: matrices, and by name the dimensions of what is always dense."""
 
-    problem: type[QP]
+    problem: type[Any]
     matrices: tuple[str, ...]
-    vectors: tuple[str, ...]
+    dense: Mapping[str, int]
 
 
-LAYOUTS = {"QP": Layout(QP, ("P", "A"), ("q", "l", "u"))}
+GROUND = {"cost": 2, "x": 2, "y": 2}
+"""Dimensions of the fields of a ground cost; those of a grid are axis0, axis1, ..., with one each."""
+LAYOUTS = {
+    "QP": Layout(QP, ("P", "A"), {"q": 1, "l": 1, "u": 1}),
+    "Transport": Layout(Transport, (), {"a": 1, "b": 1, "epsilon": 0}),
+}
 """The accepted values of a file's `kind`."""
 
 
@@ -33,24 +39,47 @@ def write_problems(path: str | Path, problems: Sequence[Problem]) -> None:
     """Writes problems of one structure as `.npz`: fields that are the same in all once, the others stacked.
 
     A matrix M is stored in compressed columns: M_data, M_indices, M_indptr, M_shape. One problem has no leading axes.
+    A ground cost is stored as `cost`; `x`, `y` and the name `ground`; or the axes of a grid, `axis0` and so on.
     """
     if not problems:
         raise FamilyError("no problems to write")
-    first = problems[0]
+    first: Any = problems[0]
     layout = LAYOUTS.get(type(first).__name__)
     if layout is None or any(p.structure != first.structure for p in problems):
         raise FamilyError(f"only problems of one structure can be written, of a class among: {', '.join(LAYOUTS)}")
-    fields = {name: _merge([p.fields[name] for p in problems]) for name in (*layout.matrices, *layout.vectors)}
+    fields = {name: _merge([p.fields[name] for p in problems]) for name in first.fields}
     if len(problems) > 1 and all(values.ndim == 1 for values in fields.values()):
-        fields[layout.vectors[0]] = np.stack([p.fields[layout.vectors[0]] for p in problems])  # so that k can be read
-    entries: dict[str, Any] = {"kind": np.array(type(first).__name__)}
-    for name in layout.matrices:
-        matrix = getattr(first, name)
-        entries |= {f"{name}_data": fields.pop(name), f"{name}_shape": np.array(matrix.shape)}
-        entries |= {f"{name}_indices": matrix.indices, f"{name}_indptr": matrix.indptr}
-    entries |= fields
+        head = next(iter(layout.dense))
+        fields[head] = np.stack([p.fields[head] for p in problems])  # so that k can be read
+    entries = _kind(first) | {f"{name}_{part}": v for name in layout.matrices for part, v in _pattern(first, name)}
+    entries |= {f"{name}_data": fields.pop(name) for name in layout.matrices}
+    shapes = _shapes(first)
+    entries |= {name: v.reshape(v.shape[:-1] + shapes.get(name, v.shape[-1:])) for name, v in fields.items()}
     with Path(path).open("wb") as file:  # given a name, savez may change it
         np.savez_compressed(file, **entries)
+
+
+def _kind(problem: Any) -> dict[str, Any]:
+    """What a file says in words."""
+    kind = {"kind": np.array(type(problem).__name__)}
+    if isinstance(problem, Transport) and problem.ground.kind == "points":
+        kind["ground"] = np.array(problem.ground.metric)
+    return kind
+
+
+def _pattern(problem: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """The parts of a matrix in compressed columns that are no values."""
+    matrix = getattr(problem, name)
+    yield "shape", np.array(matrix.shape)
+    yield "indices", matrix.indices
+    yield "indptr", matrix.indptr
+
+
+def _shapes(problem: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes of the fields that are no vectors."""
+    if not isinstance(problem, Transport):
+        return {}
+    return {"epsilon": ()} | {name: values.shape for name, values in problem.ground.arrays.items()}
 
 
 def _merge(values: list[np.ndarray]) -> np.ndarray:
@@ -71,9 +100,20 @@ def read_problems(path: str | Path) -> list[Problem]:
         raise FamilyError(f"{path}: its `kind` is {kind}; the kinds are: {', '.join(LAYOUTS)}")
     layout = LAYOUTS[kind]
     fields = {name: _matrices(path, entries, name) for name in layout.matrices}
-    fields |= {name: _vectors(path, entries, name) for name in layout.vectors}
+    dense = {**layout.dense, **(_ground_fields(entries) if layout.problem is Transport else {})}
+    fields |= {name: _dense(path, entries, name, dimensions) for name, dimensions in dense.items()}
+    if "x" in fields:
+        fields["ground"] = str(entries.get("ground", PointCloud.ground))
     count = _count(path, {name: len(values) for name, values in fields.items() if isinstance(values, list)})
     return _build(path, layout, fields, count)
+
+
+def _ground_fields(entries: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """The fields of the ground cost that a file has, with their dimensions."""
+    axes = sum(name.startswith("axis") for name in entries)
+    if axes:
+        return {f"axis{k}": 1 for k in range(axes)}  # one that is missing is then reported
+    return {name: GROUND[name] for name in (("x", "y") if "x" in entries or "y" in entries else ("cost",))}
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
@@ -94,13 +134,16 @@ def _load(path: Path) -> dict[str, np.ndarray]:
 
 Values = Any | list[Any]
 """A field's one value, or the list of the values that it takes from problem to problem."""
+SHAPES = ("()", "(k,)"), ("(n,)", "(k, n)"), ("(r, n)", "(k, r, n)")
+"""How messages show values of so many dimensions: of one problem, and of k."""
 
 
-def _vectors(path: str | Path, entries: Mapping[str, np.ndarray], name: str) -> Values:
+def _dense(path: str | Path, entries: Mapping[str, np.ndarray], name: str, dimensions: int) -> Values:
     value = _entry(path, entries, name)
-    if value.ndim not in (1, 2):
-        raise FamilyError(f"{path}: {name} has shape {value.shape}; expected (n,), or (k, n) for k problems")
-    return list(value) if value.ndim == 2 else value
+    if value.ndim not in (dimensions, dimensions + 1):
+        one, several = SHAPES[dimensions]
+        raise FamilyError(f"{path}: {name} has shape {value.shape}; expected {one}, or {several} for k problems")
+    return value if value.ndim == dimensions else list(value)
 
 
 def _matrices(path: str | Path, entries: Mapping[str, np.ndarray], name: str) -> Values:
@@ -165,11 +208,30 @@ def _count(path: str | Path, counts: Mapping[str, int]) -> int:
 
 
 def _build(path: str | Path, layout: Layout, fields: Mapping[str, Values], count: int) -> list[Problem]:
+    varying = {name for name, values in fields.items() if isinstance(values, list)}
+    if varying - layout.dense.keys() - {*layout.matrices}:
+        varying.add("cost")
     problems: list[Any] = []
     for k in range(count):
-        varying = {name: values[k] for name, values in fields.items() if isinstance(values, list)}
+        given = _arguments({name: values[k] if isinstance(values, list) else values for name, values in fields.items()})
         try:
-            problems.append(problems[0].replace(**varying) if problems else layout.problem(**{**fields, **varying}))
+            if problems:
+                problem = problems[0].replace(**{name: given[name] for name in given if name in varying})
+            else:
+                problem = layout.problem(**given)
         except ProblemError as error:
             raise ProblemError(f"{path}, row {k}: {error}") from None
+        problems.append(problem)
     return problems
+
+
+def _arguments(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a problem's class: the fields of points or of a grid become one `cost`."""
+    points = {name: fields[name] for name in ("x", "y", "ground") if name in fields}
+    axes = {name: values for name, values in fields.items() if name.startswith("axis")}
+    given = {name: values for name, values in fields.items() if name not in points and name not in axes}
+    if points:
+        given["cost"] = PointCloud(**points)
+    if axes:
+        given["cost"] = Grid(tuple(axes.values()))
+    return given

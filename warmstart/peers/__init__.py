@@ -1,4 +1,4 @@
-"""Other solvers, as they are best used on a family: bench's arms `other:daqp`, `other:piqp` and `other:clarabel`.
+"""Other solvers of QPs, as they are best used: bench's arms `other:daqp`, `other:piqp` and `other:clarabel`.
 
 Each keeps its set-up between problems that differ in vectors, and is set up anew where matrices change. What is
 prepared once is outside the time; from the user's q, l and u to an answer that our residual has judged is inside.

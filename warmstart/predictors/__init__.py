@@ -13,10 +13,18 @@ import numpy as np
 from warmstart.predictors.constant import Constant
 from warmstart.predictors.mlp import MLP
 from warmstart.predictors.nearest import Nearest
+from warmstart.predictors.network import Network
 from warmstart.predictors.ridge import Ridge
 from warmstart.predictors.votes import Votes
 
-KINDS: dict[str, type] = {"constant": Constant, "nearest": Nearest, "ridge": Ridge, "mlp": MLP, "votes": Votes}
+KINDS: dict[str, type] = {
+    "constant": Constant,
+    "nearest": Nearest,
+    "ridge": Ridge,
+    "mlp": MLP,
+    "network": Network,
+    "votes": Votes,
+}
 
 
 class Regressor(Protocol):

@@ -9,29 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from warmstart.context import BoundContext, out_of_range
 from warmstart.fast import kernels
 from warmstart.guard import unsettled
+from warmstart.plan import Arrival
 from warmstart.problem import QP
 from warmstart.refine.diagonal import Diagonal
 from warmstart.refine.schur import PIVOTS, STALL, Schur
 
 VECTORS = {"q", "l", "u"}
 OUT_OF_RANGE, UNSETTLED = -3, -4  # what the kernel says where the flow need not look again
-
-
-class Arrival(NamedTuple):
-    """A problem that the express call has checked and copied, its solution, and how good it is; or why it has none."""
-
-    problem: QP
-    iterate: dict[str, np.ndarray]
-    steps: int
-    measured: tuple[float, ...]
-    reason: str
 
 
 class Express:

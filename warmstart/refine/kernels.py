@@ -128,25 +128,16 @@ def kkt(Pp, Pi, Pv, Ap, Ai, Av, run, q, l, u, x, y, Ax):
 
 
 @njit(cache=True, fastmath=FAST)
-def locate(q, l, u, first, mean, scale, template, varying, source, basis, spread, limits, out):
+def locate(flat, first, mean, scale, template, varying, source, basis, spread, limits, out):
     """Standardised context into out (d,); whether all else is as in training, and how far out the context lies."""
-    n, m, d = len(q), len(l), len(first)
+    d = len(first)
     for k in range(d):
-        i = first[k]
-        if i < n:
-            out[k] = q[index(i)]
-        elif i < n + m:
-            out[k] = l[index(i - n)]
-        else:
-            out[k] = u[index(i - n - m)]
+        out[k] = flat[index(first[k])]
     for k in range(len(varying)):
         template[index(varying[k])] = out[index(source[k])]
     same = True
-    for i in range(n):
-        same &= q[i] == template[i]
-    for i in range(m):
-        same &= l[i] == template[n + i]
-        same &= u[i] == template[n + m + i]
+    for i in range(len(flat)):
+        same &= flat[i] == template[i]
     square = 0.0
     for k in range(d):
         out[k] = (out[k] - mean[k]) / scale[k]
@@ -677,9 +668,7 @@ def arrive(size, q, l, u, data, first, mean, scale, template, varying, source, b
         copy_l[i], copy_u[i] = l[i], u[i]
     if not check_vectors(copy_q, copy_l, copy_u):
         return -1, 0.0
-    same, score = locate(
-        copy_q, copy_l, copy_u, first, mean, scale, template, varying, source, basis, spread, limits, here
-    )
+    same, score = locate(data, first, mean, scale, template, varying, source, basis, spread, limits, here)
     if not same:
         return -2, score
     return (0 if score <= 1.0 else -3), score
@@ -721,9 +710,7 @@ def express(I, F, q, l, u, y_last, last, reach, tol, data, out):
     at += k + 2 + n + 2 * m
     Pv, Av, engine = F[at : at + nP], F[at + nP : at + nP + nA], F[at + nP + nA :]
     here = np.empty(d)
-    same, score = locate(
-        copy_q, copy_l, copy_u, first, mean, scale, template, varying, source, basis, spread, limits, here
-    )
+    same, score = locate(data, first, mean, scale, template, varying, source, basis, spread, limits, here)
     if not same:
         return -2, NONE
     if not score <= 1.0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +24,7 @@ from warmstart.model import Model
 from warmstart.predictors import Regressor
 from warmstart.progress import Report, silent
 from warmstart.solve import solve
-from warmstart.training.fitting import FITTERS, Data, fit_hint, hint_names
+from warmstart.training.fitting import Data, fit_hint, fitters, hint_names
 from warmstart.training.labels import Labels, label
 from warmstart.training.selection import Setting, choose
 from warmstart.training.tuning import Tuned, tune
@@ -69,10 +69,11 @@ def train(
     begin = perf_counter()
     source = _source(family)
     tols = sorted({float(t) for t in np.atleast_1d(tol)}, reverse=True)
-    names = _predictor_names(predictor)
     problems = _draw(source, samples, seed)
     adapter = seam.load(solver or source.solver or seam.default_solver(problems.train[0]))
     context = find(problems.train, problems.calibration + problems.trajectory)
+    losses = adapter.losses(problems.train[0], context)
+    names = _predictor_names(predictor, list(fitters(losses)))
     sample = _solvable(adapter, problems.train)
     tuned = {t: _tune(adapter, sample, t, report) for t in tols}
     card = _card(source, adapter, tols, samples, seed, predictor)
@@ -85,7 +86,7 @@ def train(
         solved = [problems.train[row] for row in labels.rows]
         slots = adapter.slots(solved[0])
         iterates = [split(output, slots) for output in labels.outputs]
-        data = _data(adapter, solved, context, iterates)
+        data = _data(adapter, solved, context, iterates, losses)
         regressors = _fit(names, data, seed, report)
         screen = _fit_hints(names, adapter, solved, iterates, context, data, seed, regressors)
     model = Model(card, context, adapter.code(problems.train[0]), regressors, {}, screen)
@@ -132,13 +133,13 @@ def _source(family: Any) -> Any:
     return ProblemsFamily(family)
 
 
-def _predictor_names(predictor: str) -> list[str]:
+def _predictor_names(predictor: str, known: list[str]) -> list[str]:
     if predictor == "auto":
-        return list(FITTERS)
+        return known
     if predictor == "none":
         return []
-    if predictor not in FITTERS:
-        raise TrainingError(f"unknown predictor {predictor!r}; accepted: auto, none, {', '.join(FITTERS)}")
+    if predictor not in known:
+        raise TrainingError(f"unknown predictor {predictor!r}; accepted: auto, none, {', '.join(known)}")
     return [predictor]
 
 
@@ -208,18 +209,27 @@ def _label(
     return labels
 
 
-def _data(adapter: Adapter, problems: Sequence[Any], context: Context, iterates: Sequence[Iterate]) -> Data:
+def _data(
+    adapter: Adapter,
+    problems: Sequence[Any],
+    context: Context,
+    iterates: Sequence[Iterate],
+    losses: Mapping[str, Callable[..., Any]],
+) -> Data:
     bound = context.bind(problems[0])
-    contexts = np.array([bound.values(problem) for problem in problems])
-    codes = [adapter.encode(problem, iterate) for problem, iterate in zip(problems, iterates, strict=True)]
-    return Data(contexts, np.array(codes), adapter.code(problems[0]))
+    solved = list(zip(problems, iterates, strict=True))
+    mirrored = [other for pair in solved if (other := adapter.mirrored(*pair)) is not None]
+    solved += mirrored
+    contexts = np.array([bound.values(problem) for problem, _ in solved])
+    codes = np.array([adapter.encode(problem, iterate) for problem, iterate in solved])
+    return Data(contexts, codes, adapter.code(problems[0]), losses, blocks=2 if mirrored else 1)
 
 
 def _fit(names: Sequence[str], data: Data, seed: int, report: Report) -> dict[str, Regressor]:
     regressors = {}
     for k, name in enumerate(names):
         report("fitting predictors", k, len(names))
-        regressors[name] = FITTERS[name](data, seed)
+        regressors[name] = fitters(data.losses)[name](data, seed)
     report("fitting predictors", len(names), len(names))
     return regressors
 
@@ -249,7 +259,7 @@ def _fit_hints(
 def _card(
     source: Any, adapter: Adapter, tols: Sequence[float], samples: int, seed: int, predictor: str
 ) -> dict[str, Any]:
-    packages = ("numpy", "scipy", "jax", adapter.name)
+    packages = ("numpy", "scipy", "jax", adapter.package)
     return {
         "family": source.name,
         "settings": dict(source.settings),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +11,8 @@ import numpy as np
 
 from warmstart.adapter import split
 from warmstart.predictors import MLP, Constant, Nearest, Regressor, Ridge, Votes
-from warmstart.training.losses import LOSSES
+from warmstart.training.losses import LOSSES, Data
+from warmstart.training.networks import fit_network
 
 STORED_BYTES = 450_000  # a larger array of a predictor is reduced in rank, or in rows
 PENALTIES = 10.0 ** np.arange(-10, 3)
@@ -23,15 +24,6 @@ RATE = 2e-3
 COMPARED = 0.9  # share of the contexts' variance in which neighbours are compared
 VOTERS = 8  # nearest training problems that vote on a set
 EDGE = 0.5  # of a hint, beyond which a row is in the set
-
-
-@dataclass(frozen=True)
-class Data:
-    """Standardised contexts (N, d) and flat solutions (N, n_out) of a family, with the iterate's slots."""
-
-    contexts: np.ndarray
-    outputs: np.ndarray
-    code: Mapping[str, tuple[int, ...]]
 
 
 def fit_constant(data: Data, seed: int) -> Constant:
@@ -204,6 +196,12 @@ def fit_hint(name: str, data: Data, discrete: bool, seed: int) -> Regressor:
 def hint_names(names: Sequence[str], discrete: bool) -> list[str]:
     """Which predictors can give hints: votes need sets, and a mean says nothing that the engine does not know."""
     return [name for name in names if name != "constant"] + (["votes"] if discrete and "nearest" in names else [])
+
+
+def fitters(losses: Mapping[str, Any]) -> dict[str, Callable[[Data, int], Regressor]]:
+    """What can be fitted, by name; an adapter with losses of its own has a network for each of them."""
+    networks = {"mlp" if loss == "regression" else f"mlp-{loss}": partial(fit_network, loss=loss) for loss in losses}
+    return FITTERS | networks
 
 
 FITTERS: dict[str, Callable[[Data, int], Regressor]] = {

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import numpy as np
 
 
 class Loss(Protocol):
@@ -23,3 +26,18 @@ def regression(prediction: Any, batch: Mapping[str, Any]) -> Any:
 
 
 LOSSES: dict[str, Loss] = {"regression": regression}
+
+
+@dataclass(frozen=True)
+class Data:
+    """Standardised contexts (N, d) and codes of solutions (N, n_out) of a family, with the parts of a code.
+
+    `losses` are the adapter's own, of codes in their own units. A context has as many `blocks` of one kind: two where
+    measures on the same space are mirrored.
+    """
+
+    contexts: np.ndarray
+    outputs: np.ndarray
+    code: Mapping[str, tuple[int, ...]]
+    losses: Mapping[str, Loss] = field(default_factory=dict)
+    blocks: int = 1

@@ -18,7 +18,6 @@ from warmstart.training.tuning import Tuned, tune
 
 BOOTSTRAP = 2000
 TUNING_PROBLEMS = 15
-CHECKS = (1, 2, 3, 5, 10)
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def _suited(setting: Setting, problems: Sequence[Any], starts: Sequence[Any]) ->
         problems,
         setting.tol,
         base=setting.tuned.parameters,
-        grid=[{adapter.check: CHECKS}],
+        grid=adapter.starting,
         starts=starts,
         tick=setting.tick,
     )

@@ -1,0 +1,48 @@
+"""A network alone, for solutions that depend smoothly on their context and obey no linear law."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """offset + basis (n_out, r) @ net(project @ context), net with two hidden SiLU layers, all in float32.
+
+    `project` (k, d / blocks) takes every block of the context, in turn, to k inputs: of two measures on one grid each.
+    Shapes: weights1 (h, k blocks), bias1 (h,), weights2 (h, h), bias2 (h,), weights3 (r, h), bias3 (r,). They are stored
+    as they are given, in float16 or float32.
+    """
+
+    project: np.ndarray
+    weights1: np.ndarray
+    bias1: np.ndarray
+    weights2: np.ndarray
+    bias2: np.ndarray
+    weights3: np.ndarray
+    bias3: np.ndarray
+    basis: np.ndarray
+    offset: np.ndarray
+    arrays: tuple[np.ndarray, ...] = field(init=False, repr=False)
+    """The arrays in order as they are used: float32, the offset float64."""
+
+    def __post_init__(self) -> None:
+        stored = (
+            self.project, self.weights1, self.bias1, self.weights2, self.bias2, self.weights3, self.bias3, self.basis,
+        )  # fmt: skip
+        used = [np.ascontiguousarray(array, dtype=np.float32) for array in stored]
+        object.__setattr__(self, "arrays", (*used, np.ascontiguousarray(self.offset, dtype=np.float64)))
+
+    def __call__(self, context: np.ndarray) -> np.ndarray:
+        """The output (n_out,) for a standardised context (d,)."""
+        project, weights1, _, weights2, _, weights3, _, basis, _ = self.arrays
+        blocks = context.astype(np.float32).reshape(-1, project.shape[1])
+        h = _silu(weights1 @ (blocks @ project.T).ravel() + self.bias1)
+        h = _silu(weights2 @ h + self.bias2)
+        return self.offset + basis @ (weights3 @ h + self.bias3)
+
+
+def _silu(x: np.ndarray) -> np.ndarray:
+    return x / (1 + np.exp(np.minimum(-x, np.float32(80))))  # exp(80) is finite in float32
