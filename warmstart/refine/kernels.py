@@ -731,7 +731,8 @@ def arrive(size, q, l, u, data, first, mean, scale, template, varying, source, b
 def express(I, F, q, l, u, y_last, last, reach, tol, data, out):
     """One solve in one call: check and copy the data, locate the context, refine, and measure the result.
 
-    I and F hold all constants end to end, as `warmstart.refine.express` packs them; data takes q, l, u and out x, y.
+    I and F hold all constants end to end, as `warmstart.refine.express` packs them, among them a linear map from the
+    context to a hint, where there is one; data takes q, l, u and out x, y.
     y_last (m,) are the previous duals and `last` (d,) the previous context, infinite where there is none; with a
     `reach` both are brought up to date. Returns the steps and the six numbers of `kkt`; negative steps say what stands
     in the way: data to be explained, another constant, out of range, not settled.
@@ -761,6 +762,10 @@ def express(I, F, q, l, u, y_last, last, reach, tol, data, out):
     at = 2 * d + k * d
     spread, limits, template = F[at : at + k], F[at + k : at + k + 2], F[at + k + 2 : at + k + 2 + n + 2 * m]
     at += k + 2 + n + 2 * m
+    w, r = I[14], I[15]
+    offset, decode = F[at : at + w], F[at + w : at + w + w * r].reshape(w, r)
+    encode = F[at + w + w * r : at + w + w * r + r * d].reshape(r, d)
+    at += w + w * r + r * d
     Pv, Av, engine = F[at : at + nP], F[at + nP : at + nP + nA], F[at + nP + nA :]
     here = np.empty(d)
     same, score = locate(
@@ -775,9 +780,20 @@ def express(I, F, q, l, u, y_last, last, reach, tol, data, out):
         moved += (here[i] - last[i]) ** 2
         last[i] = here[i]
     follow = reach > 0.0 and moved <= reach * reach * d
+    hint = np.empty(0)
+    if w > 0 and not follow:
+        latent, hint = np.empty(r), np.empty(w)
+        for a in range(r):
+            latent[a] = _dot(encode[a], here)
+        finite = True
+        for a in range(w):
+            hint[a] = offset[a] + _dot(decode[a], latent)
+            finite &= abs(hint[a]) < np.inf
+        if not finite:
+            return -1, NONE
     if kind == 0:
-        hint = np.empty(c if follow else 0)
         if follow:
+            hint = np.empty(c)
             for i in range(c):
                 hint[i] = np.sign(y_last[rows[i]])
         g, h = n + e + c, (n + e + c) * (f + 1)
@@ -790,8 +806,8 @@ def express(I, F, q, l, u, y_last, last, reach, tol, data, out):
         g = n + n * e
         p, columns, coefficient = engine[:n], engine[n:g].reshape(n, e), engine[g : g + n]
         always, everything = engine[g + n : g + n + e * e].reshape(e, e), engine[g + n + e * e :].reshape(e, e)
-        hint = np.zeros(n if follow else 0)
         if follow:
+            hint = np.zeros(n)
             for j in range(n):
                 if row[j] >= 0:
                     hint[j] = y_last[row[j]] * coefficient[j]
