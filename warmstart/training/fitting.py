@@ -206,7 +206,7 @@ def fit_hint(
     if discrete and name in ("nearest", "votes"):
         return fit_nearest_set(data, seed) if name == "nearest" else fit_votes(data, seed)
     held = max(1, int(HELD * len(data.contexts)))
-    if doubt is not None and len(data.contexts) > held and len(doubt(np.zeros((1, data.outputs.shape[1])))):
+    if doubt is not None and len(data.contexts) > 2 * held and len(doubt(np.zeros((1, data.outputs.shape[1])))):
         first = FITTERS[name](replace(data, contexts=data.contexts[held:], outputs=data.outputs[held:]), seed)
         said = doubt(np.array([first(context) for context in data.contexts[:held]]) - data.outputs[:held])
         outputs = np.hstack([data.outputs, np.tile(said, (len(data.outputs), 1))])
