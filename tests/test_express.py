@@ -44,7 +44,7 @@ def fitted(name: str) -> Model:
     targets = engine.targets(problems[:60], iterates)
     bound = context.bind(problems[0])
     data = Data(np.array([bound.values(p) for p in problems[:60]]), targets, {"hint": targets.shape[1:]})
-    hints = {name: fit_hint(name, data, engine.discrete, 0) for name in ("nearest", "ridge")}
+    hints = {name: fit_hint(name, data, engine.discrete, 0, engine.doubt) for name in ("nearest", "ridge")}
     slots = OSQP.slots(problems[0])
     return Model({"solver": "osqp"}, context, slots, {f"hint-{k}": v for k, v in hints.items()}, {}, screen)
 

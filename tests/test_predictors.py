@@ -247,6 +247,25 @@ def test_hints_of_sets() -> None:
     assert isinstance(fit_hint("ridge", data, True, 0), Ridge) and isinstance(fit_hint("mlp", data, False, 0), MLP)
 
 
+@pytest.mark.parametrize("name", ["nearest", "ridge", "mlp"])
+def test_hints_say_how_wrong_they_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "STEPS", 20)
+    data, seen = toy(), []
+
+    def doubt(errors: np.ndarray) -> np.ndarray:
+        seen.append(errors)
+        return np.array([np.sqrt((errors**2).mean())])
+
+    fitted = fit_hint(name, data, False, 0, doubt)
+    held = len(data.contexts) // 10
+    assert seen[-1].shape == (held, X + Y) and np.abs(seen[-1]).max() > 0  # of problems that no predictor had seen
+    for context in data.contexts[:5]:
+        np.testing.assert_allclose(fitted(context)[-1], np.sqrt((seen[-1] ** 2).mean()), rtol=1e-6)
+    assert fitted(data.contexts[0]).shape == (X + Y + 1,)
+    silent = fit_hint(name, data, False, 0, lambda errors: np.zeros(0))
+    assert silent(data.contexts[0]).tolist() == fit_hint(name, data, False, 0)(data.contexts[0]).tolist()
+
+
 @pytest.mark.parametrize("count", [2, 5, VOTERS, VOTERS + 1])
 def test_few_labels_are_enough_for_every_kind(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fitting, "STEPS", 20)
@@ -254,6 +273,9 @@ def test_few_labels_are_enough_for_every_kind(count: int, monkeypatch: pytest.Mo
         assert np.isfinite(FITTERS[name](toy(count=count), 0)(np.zeros(D))).all()
     for name in hint_names(list(FITTERS), True):
         assert np.isfinite(fit_hint(name, sets(count=count), True, 0)(np.zeros(D))).all()
+    for name in FITTERS:
+        fitted = fit_hint(name, toy(count=count), False, 0, lambda errors: errors.std(keepdims=True)[0])
+        assert np.isfinite(fitted(np.zeros(D))).all()
 
 
 def test_solutions_that_never_change_are_learned() -> None:

@@ -19,6 +19,7 @@ from warmstart.refine import Renewed, diagonal, schur
 from warmstart.refine.diagonal import Diagonal
 from warmstart.refine.rows import Rows, signs
 from warmstart.refine.schur import Schur
+from warmstart.training.fitting import Data, fit_hint
 
 OSQP: Any = adapter.load("osqp")
 TOL = 1e-6
@@ -88,7 +89,16 @@ def hints(engine: Any, problem: QP, solution: Iterate, other: Iterate) -> dict[s
     true = engine.hint(problem, solution)
     rng = np.random.default_rng(len(true))
     random = rng.standard_normal(len(true))
-    return {
+    duals = {}
+    if isinstance(engine, Diagonal):
+        exact = solution["y"][engine.equal]
+        wrong = exact + 0.1 * rng.standard_normal(len(exact))
+        duals = {
+            "duals": exact,
+            "wrong duals": wrong,
+            "doubted duals": np.append(wrong, engine.doubt((exact - wrong)[None])),
+        }
+    return duals | {
         "empty": np.zeros(0),
         "true": true,
         "nearest": engine.hint(problem, other),
@@ -193,6 +203,23 @@ def test_hints_of_a_solution(name: str, kind: type) -> None:
         read = np.where(np.abs(target) > schur.EDGE, np.sign(target), 0)
         clear = active | (np.abs(target) < schur.EDGE - 1e-4)
         np.testing.assert_array_equal(read[clear], np.where(active, hint, 0)[clear])
+
+
+def test_a_regression_that_says_how_wrong_it_is_needs_fewer_steps() -> None:
+    problems: list[Any] = list(family("portfolio").sample(800, 0, "train"))
+    engine: Any = refine.prepare(problems[0])
+    exact = np.array([engine.solve(problem, np.zeros(0), TOL)[0]["y"][engine.equal] for problem in problems])
+    contexts = np.array([problem.q[:200] for problem in problems])
+    fitted = fit_hint("ridge", Data(contexts, exact, {"hint": exact.shape[1:]}), False, 0, engine.doubt)
+    wrong = np.array([fitted(context) for context in contexts])
+    columns = engine.columns[engine.row >= 0]
+    spread = np.sqrt((((wrong[:, :-1] - exact) @ columns.T) ** 2).mean())
+    assert 1 < wrong[0, -1] / spread < 1.5  # those of the problems that it was fitted to are smaller
+    steps = [
+        [engine.solve(problem, hint, TOL)[1] for problem, hint in zip(problems, hints, strict=True)]
+        for hints in (wrong[:, :-1], wrong)
+    ]
+    assert np.mean(steps[1]) < np.mean(steps[0]) - 0.5
 
 
 def test_signs_leave_out_rounding() -> None:

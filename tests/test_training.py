@@ -11,7 +11,10 @@ import pytest
 from conftest import infeasible_qp, random_qp
 
 import warmstart as ws
-from warmstart import QP, Model, Solver, model_file, solve, training
+from warmstart import QP, Model, Solver, adapter, model_file, solve, training
+from warmstart.adapter import split
+from warmstart.adapters.osqp import OsqpWorkspace
+from warmstart.context import find
 from warmstart.errors import FamilyError, TrainingError
 from warmstart.families import family
 from warmstart.model import Pipeline
@@ -22,6 +25,7 @@ from warmstart.training.tuning import tune
 
 QUADCOPTER = family("mpc-quadcopter", horizon=3)
 RANDOM = family("random-qp", n=5)
+OSQP = adapter.load("osqp")
 HEAD = random_qp(np.random.default_rng(1), 8, 14)
 
 
@@ -270,10 +274,27 @@ def test_labels_are_solutions_to_the_asked_tolerance() -> None:
         assert problems[row].objective(x) == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
+@pytest.mark.parametrize("source", [QUADCOPTER, family("portfolio", assets=30, factors=3)])
+def test_labels_by_refinement_are_no_less_accurate(source: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    problems = list(source.sample(20, 0, "train"))
+    context = find(problems, [])
+    runs: list[int] = []
+    honest = OsqpWorkspace.run
+    monkeypatch.setattr(OsqpWorkspace, "run", lambda *given: runs.append(1) or honest(*given))
+    found = label(problems, "osqp", 1e-8, {"rho": 0.5}, context=context)
+    assert found.rows.tolist() == list(range(20)) and len(runs) < 5  # the solver does the rest
+    slots = OSQP.slots(problems[0])
+    for problem, output in zip(problems, found.outputs, strict=True):
+        assert OSQP.residual(problem, split(output, slots), 1e-8).ratio <= 1
+    plain = label(problems, "osqp", 1e-8, {"rho": 0.5})
+    np.testing.assert_allclose(found.outputs, plain.outputs, rtol=1e-4, atol=1e-4)
+
+
 def test_labels_of_two_processes_are_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(labels, "CHUNK", 8)
     problems = costs(30)
-    one, two = (label(problems, "osqp", 1e-7, {"rho": 0.5}, jobs=jobs) for jobs in (1, 2))
+    context = find(problems, [])
+    one, two = (label(problems, "osqp", 1e-7, {"rho": 0.5}, context=context, jobs=jobs) for jobs in (1, 2))
     assert one.outputs.tobytes() == two.outputs.tobytes() and one.rows.tolist() == two.rows.tolist()
 
 

@@ -124,6 +124,10 @@ class Engine(Protocol):
         """
         ...
 
+    def doubt(self, errors: np.ndarray) -> np.ndarray:
+        """(j,) What a predicted hint says of its own errors (N, k), after the targets; empty where that is no help."""
+        ...
+
 
 class Express(Protocol):
     """One compiled call for an undisturbed solve; None where the flow has to look at it."""

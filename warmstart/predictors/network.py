@@ -12,8 +12,8 @@ class Network:
     """offset + basis (n_out, r) @ net(project @ context), net with two hidden SiLU layers, all in float32.
 
     `project` (k, d / blocks) takes every block of the context, in turn, to k inputs: of two measures on one grid each.
-    Shapes: weights1 (h, k blocks), bias1 (h,), weights2 (h, h), bias2 (h,), weights3 (r, h), bias3 (r,). They are stored
-    as they are given, in float16 or float32.
+    Shapes: weights1 (h, k blocks), bias1 (h,), weights2 (h, h), bias2 (h,), weights3 (r, h), bias3 (r,), stored in
+    float16 or float32.
     """
 
     project: np.ndarray

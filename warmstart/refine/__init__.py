@@ -63,6 +63,10 @@ class Renewed:
         """(N, k) The hints themselves: margins in units of one problem's W mean nothing for another's."""
         return np.array([self.hint(problem, iterate) for problem, iterate in zip(problems, iterates, strict=True)])
 
+    def doubt(self, errors: np.ndarray) -> np.ndarray:
+        """Nothing: (0,)."""
+        return np.zeros(0)
+
 
 def screen(problem: QP, iterates: Sequence[Iterate]) -> Screen:
     """The inequality rows that training solutions of a family show to be active, or nearly so."""

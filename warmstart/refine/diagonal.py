@@ -83,8 +83,21 @@ class Diagonal:
         """(N, e) What a predictor learns: the equality duals."""
         return np.array([iterate["y"][self.equal] for iterate in iterates])
 
+    def doubt(self, errors: np.ndarray) -> np.ndarray:
+        """(1,) How wrong the reduced cost of a bounded variable is by wrong duals: the root mean square.
+
+        A first step from too few free variables goes too far, and the next ones must take that back. So a variable is
+        held at its bound only where its reduced cost says so by more than this.
+        """
+        columns = self.columns[self.row >= 0]
+        covariance = errors.T @ errors / len(errors)
+        return np.array([np.sqrt(((columns @ covariance) * columns).sum() / max(len(columns), 1))])
+
     def solve(self, problem: QP, hint: np.ndarray, tol: float) -> Refined:
-        """The completed iterate, the steps taken, and its KKT where the set settled. An empty hint: none at a bound."""
+        """The completed iterate, the steps taken, and its KKT where the set settled.
+
+        hint: the equality duals (e,), these and their doubt (e + 1,), the sides (n,), or nothing: none at a bound.
+        """
         fast = kernels()
         if fast is None:
             iterate, steps, settled = self._solve(problem, hint, tol)
@@ -112,8 +125,10 @@ class Diagonal:
         ends = np.stack([problem.l[self.row[has]], problem.u[self.row[has]]]) / self.coefficient[has]
         low[has], high[has] = ends.min(axis=0), ends.max(axis=0)
         side = np.zeros(problem.n)
-        if len(hint) == len(self.equal) > 0:
-            side = _sides(-(q + self.columns @ hint) / self.p, low, high)
+        e = len(self.equal)
+        if len(hint) == e > 0 or len(hint) == e + 1:
+            reach = (hint[e] if len(hint) > e else 0.0) / self.p
+            side = _sides(-(q + self.columns @ hint[:e]) / self.p, low - reach, high + reach)
         elif len(hint) == problem.n:
             side = np.sign(hint) * np.isfinite(np.where(hint > 0, high, low))
         best, stalled, step = problem.n + 1, 0, 0

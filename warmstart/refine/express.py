@@ -17,11 +17,13 @@ from warmstart.context import BoundContext, out_of_range
 from warmstart.fast import kernels
 from warmstart.guard import unsettled
 from warmstart.plan import Arrival
+from warmstart.predictors import Ridge
 from warmstart.problem import QP
 from warmstart.refine.diagonal import Diagonal
 from warmstart.refine.schur import PIVOTS, STALL, Schur
 
 VECTORS = {"q", "l", "u"}
+NO_HINTS = Ridge(np.zeros((0, 0)), np.zeros((0, 0)), np.zeros(0))
 OUT_OF_RANGE, UNSETTLED = -3, -4  # what the kernel says where the flow need not look again
 
 
@@ -29,7 +31,7 @@ class Express:
     """The express call for the problems of one Solver.
 
     `reach` is how far a context may move to begin with the last solution; beyond, `regressor` gives the hint. Where
-    there is none the whole is one call, else two, with the regressor between them.
+    there is none, or a linear one, the whole is one call, else two, with the regressor between them.
     """
 
     def __init__(
@@ -42,9 +44,9 @@ class Express:
         regressor: Callable[[np.ndarray], np.ndarray] | None,
     ) -> None:
         context = bound.context
-        self._fast, self._engine, self._regressor = fast, engine, regressor
+        self._fast, self._engine, self._regressor = fast, engine, None if isinstance(regressor, Ridge) else regressor
         self._matrices, self._n, self._m = problem.matrices, problem.n, problem.m
-        self._I, self._F = _pack(engine, bound, problem)
+        self._I, self._F = _pack(engine, bound, problem, regressor if isinstance(regressor, Ridge) else NO_HINTS)
         self._arrive = (
             context.first, context.mean, context.scale, bound.template.copy(), context.varying, context.source,
             context.basis, context.spread, context.limits,
@@ -130,7 +132,7 @@ def open_express(
     return Express(fast, engine, bound, problem, reach, regressor) if bound.exact else None
 
 
-def _pack(engine: Schur | Diagonal, bound: BoundContext, problem: QP) -> tuple[np.ndarray, np.ndarray]:
+def _pack(engine: Schur | Diagonal, bound: BoundContext, problem: QP, linear: Ridge) -> tuple[np.ndarray, np.ndarray]:
     """All constants end to end, in the order in which the kernel takes them apart."""
     context = bound.context
     Pp, Pi, Pv, Ap, Ai, Av, run = problem.matrices.flat
@@ -156,10 +158,10 @@ def _pack(engine: Schur | Diagonal, bound: BoundContext, problem: QP) -> tuple[n
         len(Pv),
         len(Av),
         *limits,
-        0,
-        0,
+        *linear.decode.shape,
     ]
     ints = [head, context.first, context.varying, context.source, free, rows, engine.equal, row, Pp, Pi, Ap, Ai, run]
-    floats = [context.mean, context.scale, context.basis, context.spread, context.limits, bound.template, Pv, Av]
+    floats = [context.mean, context.scale, context.basis, context.spread, context.limits, bound.template]
+    floats += [linear.offset, linear.decode, linear.encode, Pv, Av]
     flat = [np.ravel(np.asarray(part, dtype=np.float64)) for part in (*floats, *constants)]
     return np.concatenate([np.asarray(part, dtype=np.int64) for part in ints]), np.concatenate(flat)

@@ -17,7 +17,7 @@ POSITIONS, ROWS = types.Array(int64, 1, "C", readonly=True), types.Array(float64
 KEPT, INDICES = float64[::1], int64[::1]
 NONE = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 LARGE = 24  # rows from which LAPACK factorises faster than a loop
-BATCH = 16  # columns that enter a normal matrix by one product of matrices rather than one by one
+BATCH = 8  # columns that enter a normal matrix by one product of matrices rather than one by one
 SINGULAR = 1e-11  # a pivot below this share of its diagonal entry: the row depends on those before it
 STALL = 5  # steps without fewer changes than ever before, after which identification is given up
 CAP = 12  # steps
@@ -465,33 +465,77 @@ def _side(w, low, high):
 
 
 @njit(cache=True, fastmath=FAST)
-def _exchange(M, columns, p, side, counted, row, many):
+def _exchange(M, columns, p, side, counted, row):
     """Bring M up to date: the columns of bounded variables that became free enter, those that became fixed leave."""
-    n, e = columns.shape
-    if not many:
-        for j in range(n):
-            if row[j] >= 0 and (side[j] == 0) != (counted[j] == 1):
-                weight = (1.0 if side[j] == 0 else -1.0) / p[j]
-                counted[j] = 1 - counted[j]
-                column = columns[j]
-                for a in range(e):
-                    if column[a] != 0.0:
-                        _add(M[a, : a + 1], column[: a + 1], weight * column[a])
-        return
-    k = 0
-    for j in range(n):
-        k += row[j] >= 0 and (side[j] == 0) != (counted[j] == 1)
-    plain, weighted = np.empty((k, e)), np.empty((k, e))
-    k = 0
+    n = len(columns)
+    moved = np.empty(n, dtype=np.int64)  # those that enter from the front on, those that leave from the back
+    enter, leave = 0, n
     for j in range(n):
         if row[j] >= 0 and (side[j] == 0) != (counted[j] == 1):
-            weight = (1.0 if side[j] == 0 else -1.0) / p[j]
+            if side[j] == 0:
+                moved[enter] = j
+                enter += 1
+            else:
+                leave -= 1
+                moved[leave] = j
             counted[j] = 1 - counted[j]
+    _accumulate(M, columns, p, moved[:enter], 1.0)
+    _accumulate(M, columns, p, moved[leave:], -1.0)
+
+
+@njit(cache=True, fastmath=FAST)
+def _accumulate(M, columns, p, chosen, sign):
+    """M += sign C' P^-1 C of the chosen columns; of a few in the lower triangle alone."""
+    k, e = len(chosen), columns.shape[1]
+    if k == 0:
+        return
+    some = np.empty((k, e))
+    for r in range(k):
+        j = index(chosen[r])
+        scale = 1.0 / math.sqrt(p[j])
+        for a in range(e):
+            some[r, a] = scale * columns[j, a]
+    if k < BATCH:
+        for r in range(k):
+            column = some[r]
             for a in range(e):
-                plain[k, a] = columns[j, a]
-                weighted[k, a] = weight * columns[j, a]
-            k += 1
-    M += np.dot(plain.T, weighted)
+                if column[a] != 0.0:
+                    _add(M[a, : a + 1], column[: a + 1], sign * column[a])
+    elif sign > 0:
+        M += np.dot(some.T, some)
+    else:
+        M -= np.dot(some.T, some)
+
+
+@njit(cache=True, fastmath=FAST)
+def _factorise_whole(M, U):
+    """Cholesky factor U of M = U'U from M's lower triangle, row by row; whether M is far enough from singular."""
+    e = len(M)
+    for a in range(e):
+        for b in range(a, e):
+            U[a, b] = M[b, a]
+    for a in range(e):
+        pivot = U[a, a]
+        if not pivot > SINGULAR * M[a, a]:
+            return False
+        top = U[a]
+        scale = 1.0 / math.sqrt(pivot)
+        for b in range(a, e):
+            top[b] *= scale
+        for c in range(a + 1, e):
+            _add(U[c, c:], top[c:], -top[c])
+    return True
+
+
+@njit(cache=True, fastmath=FAST)
+def _solve_whole(U, r):
+    """Solve U'U r = r in place."""
+    e = len(r)
+    for a in range(e):
+        r[a] /= U[a, a]
+        _add(r[a + 1 :], U[a, a + 1 :], -r[a])
+    for a in range(e - 1, -1, -1):
+        r[a] = (r[a] - _dot(U[a, a + 1 :], r[a + 1 :])) / U[a, a]
 
 
 @njit(cache=True, fastmath=FAST)
@@ -500,10 +544,13 @@ def diagonal(q, l, u, p, columns, row, coefficient, equal, always, everything, h
 
     columns (n, e) hold A's equality rows by variable, row (n,) each variable's bound row or -1, with its coefficient;
     always (e, e) is what the variables without bounds give to the normal matrix, everything (e, e) what all give. hint
-    (e,): equality duals to begin with, empty for no variable at a bound. Returns the steps, negative (-1 - steps) where
-    they did not settle.
+    (e,): equality duals to begin with; (e + 1,): the last is how wrong a reduced cost may be by them, and a variable is
+    at its bound only beyond that; (n,): the sides; empty: no variable at a bound. Returns the steps, negative
+    (-1 - steps) where they did not settle.
     """
     n, e = len(q), len(equal)
+    duals, width = hint[:e], hint[e] if len(hint) == e + 1 else 0.0
+    given = 0 < e == len(hint) or len(hint) == e + 1
     side = np.zeros(n, dtype=np.int8)
     low, high = np.empty(n), np.empty(n)
     fixed = bounded = 0
@@ -513,8 +560,9 @@ def diagonal(q, l, u, p, columns, row, coefficient, equal, always, everything, h
             bounded += 1
             a, b = l[row[j]] / coefficient[j], u[row[j]] / coefficient[j]
             low[j], high[j] = min(a, b), max(a, b)
-            if len(hint) == e:
-                side[j] = _side(-(q[j] + _dot(columns[j], hint)) / p[j], low[j], high[j])
+            if given:
+                reach = width / p[j]
+                side[j] = _side(-(q[j] + _dot(columns[j], duals)) / p[j], low[j] - reach, high[j] + reach)
             elif len(hint) == n and hint[j] != 0.0:
                 side[j] = 1 if hint[j] > 0.0 else -1
                 if abs(high[j] if side[j] > 0 else low[j]) == np.inf:
@@ -523,29 +571,23 @@ def diagonal(q, l, u, p, columns, row, coefficient, equal, always, everything, h
     whole = 2 * fixed < bounded
     M = everything.copy() if whole else always.copy()
     counted = np.full(n, 1 if whole else 0, dtype=np.int8)  # bounded variables whose column is in M
-    changes = fixed if whole else bounded - fixed
-    L = np.empty((e, e))
+    U = np.empty((e, e))
     dual = np.empty(e)
     steps = 0
     best, stalled = n + 1, 0
     while True:
         if steps == cap or stalled == STALL:
             return -1 - steps
-        _exchange(M, columns, p, side, counted, row, changes >= BATCH)
+        _exchange(M, columns, p, side, counted, row)
         for t in range(e):
             dual[t] = -l[equal[t]]
         for j in range(n):
             value = -q[j] / p[j] if side[j] == 0 else (low[j] if side[j] < 0 else high[j])
             if value != 0.0:
                 _add(dual, columns[j], value)
-        for a in range(e):
-            for b in range(a):
-                L[a, b] = (M[a, b] - _dot(L[a, :b], L[b, :b])) / L[b, b]
-            s = M[a, a] - _dot(L[a, :a], L[a, :a])
-            if not s > SINGULAR * M[a, a]:
-                return -1 - steps
-            L[a, a] = math.sqrt(s)
-        _triangular_solve(L, e, dual)
+        if not _factorise_whole(M, U):
+            return -1 - steps
+        _solve_whole(U, dual)
         steps += 1
         changes, worst = 0, 0.0
         for j in range(n):
@@ -678,7 +720,8 @@ def arrive(size, q, l, u, data, first, mean, scale, template, varying, source, b
 def express(I, F, q, l, u, y_last, last, reach, tol, data, out):
     """One solve in one call: check and copy the data, locate the context, refine, and measure the result.
 
-    I and F hold all constants end to end, as `warmstart.refine.express` packs them; data takes q, l, u and out x, y.
+    I and F hold all constants end to end, as `warmstart.refine.express` packs them, among them a linear map from the
+    context to a hint, where there is one; data takes q, l, u and out x, y.
     y_last (m,) are the previous duals and `last` (d,) the previous context, infinite where there is none; with a
     `reach` both are brought up to date. Returns the steps and the six numbers of `kkt`; negative steps say what stands
     in the way: data to be explained, another constant, out of range, not settled.
@@ -708,6 +751,10 @@ def express(I, F, q, l, u, y_last, last, reach, tol, data, out):
     at = 2 * d + k * d
     spread, limits, template = F[at : at + k], F[at + k : at + k + 2], F[at + k + 2 : at + k + 2 + n + 2 * m]
     at += k + 2 + n + 2 * m
+    w, r = I[14], I[15]
+    offset, decode = F[at : at + w], F[at + w : at + w + w * r].reshape(w, r)
+    encode = F[at + w + w * r : at + w + w * r + r * d].reshape(r, d)
+    at += w + w * r + r * d
     Pv, Av, engine = F[at : at + nP], F[at + nP : at + nP + nA], F[at + nP + nA :]
     here = np.empty(d)
     same, score = locate(data, first, mean, scale, template, varying, source, basis, spread, limits, here)
@@ -720,9 +767,20 @@ def express(I, F, q, l, u, y_last, last, reach, tol, data, out):
         moved += (here[i] - last[i]) ** 2
         last[i] = here[i]
     follow = reach > 0.0 and moved <= reach * reach * d
+    hint = np.empty(0)
+    if w > 0 and not follow:
+        latent, hint = np.empty(r), np.empty(w)
+        for a in range(r):
+            latent[a] = _dot(encode[a], here)
+        finite = True
+        for a in range(w):
+            hint[a] = offset[a] + _dot(decode[a], latent)
+            finite &= abs(hint[a]) < np.inf
+        if not finite:
+            return -1, NONE
     if kind == 0:
-        hint = np.empty(c if follow else 0)
         if follow:
+            hint = np.empty(c)
             for i in range(c):
                 hint[i] = np.sign(y_last[rows[i]])
         g, h = n + e + c, (n + e + c) * (f + 1)
@@ -735,8 +793,8 @@ def express(I, F, q, l, u, y_last, last, reach, tol, data, out):
         g = n + n * e
         p, columns, coefficient = engine[:n], engine[n:g].reshape(n, e), engine[g : g + n]
         always, everything = engine[g + n : g + n + e * e].reshape(e, e), engine[g + n + e * e :].reshape(e, e)
-        hint = np.zeros(n if follow else 0)
         if follow:
+            hint = np.zeros(n)
             for j in range(n):
                 if row[j] >= 0:
                     hint[j] = y_last[row[j]] * coefficient[j]

@@ -119,6 +119,10 @@ class Schur:
         unit = np.maximum(beyond.std(axis=0), 1e-300)
         return np.where(above >= below, 1.0, -1.0) * np.clip(EDGE + beyond / unit, 0.0, FAR)
 
+    def doubt(self, errors: np.ndarray) -> np.ndarray:
+        """Nothing: (0,); a margin carries its own."""
+        return np.zeros(0)
+
     def solve(self, problem: QP, hint: np.ndarray, tol: float) -> Refined:
         """The completed iterate, the steps taken, and its KKT where the set settled. An empty hint: the empty set."""
         fast = kernels()

@@ -81,7 +81,7 @@ def train(
     screen = None
     if names:
         folder = _prepare(folder, card)
-        labels = _label(adapter, problems.train, sample, tols[-1], jobs, folder, report)
+        labels = _label(adapter, problems.train, sample, context, tols[-1], jobs, folder, report)
         card["left_out"] = {str(row): reason for row, reason in labels.left_out.items()}
         solved = [problems.train[row] for row in labels.rows]
         slots = adapter.slots(solved[0])
@@ -190,6 +190,7 @@ def _label(
     adapter: Adapter,
     problems: Sequence[Any],
     sample: Sequence[Any],
+    context: Context,
     tightest: float,
     jobs: int,
     folder: Path | None,
@@ -200,7 +201,16 @@ def _label(
     counted = tune(adapter, sample, tightest, by_iterations=True, tick=tick)
     tick.finish()
     parameters = {} if counted is None else counted.parameters
-    labels = label(problems, adapter.name, LABEL_FACTOR * tightest, parameters, jobs=jobs, folder=folder, report=report)
+    labels = label(
+        problems,
+        adapter.name,
+        LABEL_FACTOR * tightest,
+        parameters,
+        context=context,
+        jobs=jobs,
+        folder=folder,
+        report=report,
+    )
     if len(labels.rows) < max(2, len(problems) // 2):
         reasons = "; ".join(sorted(set(labels.left_out.values()))[:3])
         raise TrainingError(
@@ -252,7 +262,7 @@ def _fit_hints(
     targets = engine.targets(problems, iterates)
     hints = Data(data.contexts, targets, {"hint": targets.shape[1:]})
     for name in hint_names(names, engine.discrete):
-        regressors[f"hint-{name}"] = fit_hint(name, hints, engine.discrete, seed)
+        regressors[f"hint-{name}"] = fit_hint(name, hints, engine.discrete, seed, engine.doubt)
     return screen
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -23,6 +24,7 @@ BATCH = 256
 RATE = 2e-3
 COMPARED = 0.9  # share of the contexts' variance in which neighbours are compared
 VOTERS = 8  # nearest training problems that vote on a set
+HELD = 0.1  # share of the problems on which the errors of hints are measured
 EDGE = 0.5  # of a hint, beyond which a row is in the set
 
 
@@ -186,10 +188,22 @@ def _sets(data: Data) -> np.ndarray:
     return np.where(np.abs(data.outputs) > EDGE, np.sign(data.outputs), 0).astype(np.int8)
 
 
-def fit_hint(name: str, data: Data, discrete: bool, seed: int) -> Regressor:
-    """A predictor of hints: of sets, where the refinement begins with one, else of real numbers."""
+def fit_hint(
+    name: str, data: Data, discrete: bool, seed: int, doubt: Callable[[np.ndarray], np.ndarray] | None = None
+) -> Regressor:
+    """A predictor of hints: of sets, where the refinement begins with one, else of real numbers.
+
+    `doubt` says what an engine wants to know of the errors (N, k) of real numbers, which become constant outputs: they
+    are measured on problems that a first predictor was not fitted to.
+    """
     if discrete and name in ("nearest", "votes"):
         return fit_nearest_set(data, seed) if name == "nearest" else fit_votes(data, seed)
+    held = max(1, int(HELD * len(data.contexts)))
+    if doubt is not None and len(data.contexts) > 2 * held and len(doubt(np.zeros((1, data.outputs.shape[1])))):
+        first = FITTERS[name](replace(data, contexts=data.contexts[held:], outputs=data.outputs[held:]), seed)
+        said = doubt(np.array([first(context) for context in data.contexts[:held]]) - data.outputs[:held])
+        outputs = np.hstack([data.outputs, np.tile(said, (len(data.outputs), 1))])
+        data = replace(data, outputs=outputs, code={"hint": outputs.shape[1:]})
     return FITTERS[name](data, seed)
 
 

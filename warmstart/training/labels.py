@@ -1,4 +1,8 @@
-"""Labels: certified solutions of a family's problems, solved in parallel, resumable."""
+"""Labels: certified solutions of a family's problems, solved in parallel, resumable.
+
+Where there is a refinement for the family, it solves from nothing what it can, and the solver the rest: both are
+measured by the same residuals.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ import numpy as np
 from warmstart import adapter as seam
 from warmstart.adapter import Parameters, join
 from warmstart.atomic import replace_file
+from warmstart.context import Context
 from warmstart.plan import Plan
 from warmstart.progress import Report, silent
 from warmstart.solve import Solver
@@ -35,13 +40,15 @@ def label(
     tol: float,
     parameters: Parameters,
     *,
+    context: Context | None = None,
     jobs: int = 1,
     folder: Path | None = None,
     report: Report = silent,
     what: str = "solving for labels",
 ) -> Labels:
-    """Labels at `tol`. With a `folder`, finished chunks are kept there and an interrupted run takes them up again.
+    """Labels at `tol`. `context`: what varies, which a refinement is prepared for; without it the solver does all.
 
+    With a `folder`, finished chunks are kept there and an interrupted run takes them up again.
     `jobs` processes are spawned through joblib, so that `joblib.parallel_config` carries the work elsewhere.
     """
     chunks = [problems[k : k + CHUNK] for k in range(0, len(problems), CHUNK)]
@@ -50,7 +57,9 @@ def label(
     ]
     done = {k: _read(name) for k, name in enumerate(names) if name is not None and name.exists()}
     todo = [k for k in range(len(chunks)) if k not in done]
-    for k, outcome in zip(todo, _solve_all([chunks[k] for k in todo], solver, tol, parameters, jobs), strict=True):
+    for k, outcome in zip(
+        todo, _solve_all([chunks[k] for k in todo], solver, tol, parameters, context, jobs), strict=True
+    ):
         done[k] = outcome
         if (name := names[k]) is not None:
             _write(name, outcome)
@@ -62,23 +71,27 @@ def label(
     return Labels(outputs[good], np.flatnonzero(good), left_out)
 
 
-def _solve_all(chunks: list[Any], solver: str, tol: float, parameters: Parameters, jobs: int) -> Any:
+def _solve_all(
+    chunks: list[Any], solver: str, tol: float, parameters: Parameters, context: Context | None, jobs: int
+) -> Any:
     if jobs == 1 or len(chunks) < 2:
-        return (_solve_chunk(chunk, solver, tol, parameters) for chunk in chunks)
+        return (_solve_chunk(chunk, solver, tol, parameters, context) for chunk in chunks)
     from joblib import Parallel, delayed
 
-    tasks = (delayed(_solve_chunk)(chunk, solver, tol, parameters) for chunk in chunks)
+    tasks = (delayed(_solve_chunk)(chunk, solver, tol, parameters, context) for chunk in chunks)
     return Parallel(n_jobs=jobs, return_as="generator")(tasks)
 
 
 def _solve_chunk(
-    problems: Sequence[Any], solver: str, tol: float, parameters: Parameters
+    problems: Sequence[Any], solver: str, tol: float, parameters: Parameters, context: Context | None
 ) -> tuple[np.ndarray, list[str]]:
     adapter = seam.load(solver)
     slots = adapter.slots(problems[0])
     outputs = np.zeros((len(problems), sum(int(np.prod(shape)) for shape in slots.values())))
     reasons = []
-    worker = Solver(problems[0], Plan(parameters), solver=solver, tol=tol, max_iterations=MAX_ITERATIONS)
+    engine = None if context is None else adapter.engine(problems[0], context, None)
+    plan = Plan(parameters, engine=engine, why_cold="" if engine else "no model")
+    worker = Solver(problems[0], plan, solver=solver, tol=tol, max_iterations=MAX_ITERATIONS)
     for k, problem in enumerate(problems):
         result = worker.solve(problem)
         reasons.append("" if result.solved else f"{result.status} at {tol:g}")
