@@ -184,6 +184,7 @@ class OsqpAdapter:
         {"check_termination": (1, 2, 3, 5, 7, 10, 15, 20, 25)},
     )
     continuous = ("rho",)
+    sweeping = ()
     starting = ({"check_termination": (1, 2, 3, 5, 10)},)
     check = "check_termination"
 
@@ -215,7 +216,13 @@ class OsqpAdapter:
         return refine.prepare(problem, context, screen)
 
     def express(
-        self, engine: Engine | None, bound: BoundContext, problem: QP, reach: float, regressor: Any
+        self,
+        engine: Engine | None,
+        bound: BoundContext,
+        problem: QP,
+        reach: float,
+        regressor: Any,
+        parameters: Parameters,
     ) -> Express | None:
         return open_express(engine, bound, problem, reach, regressor)
 

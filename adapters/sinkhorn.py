@@ -4,8 +4,9 @@
 
 Duals: P = exp((f + g - C) / epsilon), OTT's convention, so that log a and log b are in f and g. Iterate: f (n,) and
 g (m,), f centred by a, 0 at atoms without mass. One iteration is one update of g from f and one of f from g, each
-over-relaxed by `omega` after the first `plain` ones (Thibault et al., 2021). `tol` is the L1 error of the marginals,
-the larger of both; OTT itself looks at one of them, which over-relaxation leaves exact in neither.
+over-relaxed by `omega` after the first `plain` ones (Thibault et al., 2021). The first `sweeps` of those that follow a
+model's start are made where the start is made, and counted as refinement. `tol` is the L1 error of the marginals, the
+larger of both; OTT itself looks at one of them, which over-relaxation leaves exact in neither.
 
 Without parameters the solver is OTT as it comes: its geometry, the logarithmic domain, a check every 10 iterations.
 """
@@ -90,7 +91,7 @@ class SinkhornAdapter:
     max_iterations = 2000
     extra = "ot"
     package = "ott-jax"
-    ranges = {"omega": (0.5, 1.95), "plain": (0, 10_000), "inner_iterations": (1, 1000)}  # noqa: RUF012
+    ranges = {"omega": (0.5, 1.95), "plain": (0, 10_000), "sweeps": (0, 10_000), "inner_iterations": (1, 1000)}  # noqa: RUF012
     grid = (
         {"inner_iterations": (5,)},
         {"omega": (1.3, 1.5)},
@@ -100,6 +101,14 @@ class SinkhornAdapter:
         {"domain": ("log",)},  # the slow one last, with the best settings; it is for what the others fail on
     )
     continuous = ()
+    sweeping = (
+        {"sweeps": 400},
+        {"sweeps": 8, "plain": 8},
+        {"sweeps": 200, "plain": 200},
+        {"sweeps": 200, "plain": 16, "omega": 1.5},
+        {"sweeps": 200, "plain": 2, "omega": 1.5},
+        {"sweeps": 200, "plain": 2, "omega": 1.7},
+    )
     starting = (
         {"omega": (1.0, 1.3, 1.5, 1.7, 1.8, 1.85), "plain": (0, 2, 5, 30)},
         {"inner_iterations": (1, 2, 3, 5, 10)},
@@ -141,8 +150,16 @@ class SinkhornAdapter:
     def engine(self, problem: Transport, context: Any, screen: Screen | None) -> None:
         return None
 
-    def express(self, engine: Any, bound: BoundContext, problem: Transport, reach: float, regressor: Any) -> Any:
-        return open_transport_express(bound, problem, regressor)
+    def express(
+        self,
+        engine: Any,
+        bound: BoundContext,
+        problem: Transport,
+        reach: float,
+        regressor: Any,
+        parameters: Parameters,
+    ) -> Any:
+        return open_transport_express(bound, problem, regressor, parameters)
 
     def screen(self, problem: Transport, iterates: Sequence[Iterate]) -> None:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,15 @@ def points(d: int) -> Any:
     return Transport(cloud, a / a.sum(), b / b.sum(), 0.1)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def few_settings() -> Iterator[None]:
+    """Fewer check intervals to tune: each of them is compiled for itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("warmstart.arms.CHECKS", (1, 5))
+        patch.setattr("warmstart.arms.RETUNING", 5)
+        yield
+
+
 # The Gaussian initialiser
 
 
@@ -63,14 +73,18 @@ def otts(problem: Any) -> np.ndarray:
     clouds: Any = [arrays.get("x"), arrays.get("y")]
     if problem.ground.kind == "grid":
         clouds = [np.stack([m.ravel() for m in np.meshgrid(*arrays.values(), indexing="ij")], axis=1)] * 2
+
+    @jax.jit  # one compilation for each shape, and not one for each operation
+    def initial(x: Any, y: Any, a: Any, b: Any) -> Any:
+        geometry = pointcloud.PointCloud(x, y, epsilon=problem.epsilon)
+        return GaussianInitializer().init_fu(linear_problem.LinearProblem(geometry, a, b), lse_mode=True)
+
     with jax.enable_x64(True):
-        geometry = pointcloud.PointCloud(*clouds, epsilon=problem.epsilon)
-        linear = linear_problem.LinearProblem(geometry, problem.a, problem.b)
-        f = np.asarray(GaussianInitializer().init_fu(linear, lse_mode=True))
+        f = np.asarray(initial(*clouds, problem.a, problem.b))
     return np.where(problem.a > 0, f - problem.a @ f, 0.0)
 
 
-@pytest.mark.parametrize("problem", [HELD[0], HELD[1], points(2), points(1), points(3)], ids=str)
+@pytest.mark.parametrize("problem", [HELD[0], points(1), points(3)], ids=["grid", "line", "space"])
 def test_gaussian_start_is_otts(problem: Any) -> None:
     start = SINKHORN.initialisers(problem)["gaussian"](problem)
     np.testing.assert_allclose(start["f"], otts(problem), atol=1e-9 * np.abs(start["f"]).max())
@@ -119,9 +133,9 @@ def test_only_squared_distances_have_the_gaussian_start() -> None:
 
 
 def dense() -> Any:
-    x = RNG.standard_normal((20, 3))
+    x = RNG.standard_normal((12, 3))
     x /= np.linalg.norm(x, axis=1, keepdims=True)
-    a, b = RNG.random(20) * (RNG.random(20) < 0.8), RNG.random(20)
+    a, b = RNG.random(12) * (RNG.random(12) < 0.8), RNG.random(12)
     return Transport(PointCloud(x, x, "arccos"), a / a.sum(), b / b.sum(), 0.1)
 
 
@@ -183,8 +197,8 @@ def report() -> Report:
 
 
 def test_every_arm_is_there_and_right(report: Report) -> None:
-    arms = report.data["arms"]
-    assert set(arms) == {"default", "tuned", "nearest", "gaussian", "learned", "exact", "other:separable"}
+    arms, ours = report.data["arms"], {"default", "tuned", "nearest", "gaussian", "learned", "refined_cold", "exact"}
+    assert set(arms) == ours | {"other:separable"}
     for row in arms.values():
         assert row["solved"] == len(HELD) and row["mismatched"] == 0
     assert arms["exact"]["iterations"]["max"] == 0
@@ -208,7 +222,7 @@ def test_every_initialiser_is_an_arm_of_its_own(monkeypatch: pytest.MonkeyPatch)
     known = {problem.a.tobytes(): solve(problem, tol=1e-6).iterate for problem in TRAIN + HELD}
     oracle = {"oracle": lambda problem: known[problem.a.tobytes()]}
     monkeypatch.setattr(type(SINKHORN), "initialisers", lambda self, problem: oracle)
-    arms = compare(HELD, model(inner_iterations=2), train=TRAIN, tol=1e-5, passes=1, peers=False).data["arms"]
+    arms = compare(HELD, model(inner_iterations=5), train=TRAIN, tol=1e-5, passes=1, peers=False).data["arms"]
     assert "gaussian" not in arms
     assert arms["oracle"]["iterations"]["max"] < arms["tuned"]["iterations"]["median"]
     assert arms["oracle"]["solved"] == len(HELD)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +9,11 @@ import numpy as np
 import pytest
 
 from warmstart import model_file, predictors
-from warmstart.predictors import KINDS, MLP, Constant, Nearest, Ridge, Votes
+from warmstart.predictors import KINDS, MLP, Constant, Nearest, Network, Ridge, Votes
 from warmstart.stopwatch import one_blas_thread
-from warmstart.training import fitting
+from warmstart.training import fitting, networks
 from warmstart.training.fitting import FITTERS, PENALTIES, STORED_BYTES, VOTERS, Data, fit_hint, hint_names
+from warmstart.training.losses import LOSSES
 
 N, D, X, Y = 60, 5, 4, 7  # problems, context entries, and the sizes of two slots
 SLOTS = {"x": (X,), "y": (Y,)}
@@ -35,7 +38,36 @@ def sets(count: int = N) -> Data:
 def fitted() -> dict[str, Any]:
     """A predictor of every kind, fitted by training's own functions."""
     found: dict[str, Any] = {name: fit(toy(), 0) for name, fit in FITTERS.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(networks, "STEPS", 200)
+        found["network"] = networks.fit_network(replace(toy(), losses=LOSSES), 0)
     return found | {"votes": fit_hint("votes", sets(), True, 0)}
+
+
+def network(blocks: int, stored: Any = np.float16, size: float = 1.0, d: int = 6) -> Network:
+    """A network with random weights for contexts (d,) and outputs (9,), of 3 inputs from every block."""
+    rng = np.random.default_rng(blocks)
+
+    def draw(*shape: int) -> np.ndarray:
+        return (size * rng.standard_normal(shape)).astype(stored)
+
+    layers = (draw(3, d // blocks), draw(8, 3 * blocks), draw(8), draw(8, 8), draw(8), draw(4, 8), draw(4))
+    return Network(*layers, basis=draw(9, 4), offset=rng.standard_normal(9))
+
+
+def network_by_hand(net: Network, context: np.ndarray, blocks: int) -> np.ndarray:
+    """The docstring of Network, entry by entry, in float64."""
+
+    def silu(x: float) -> float:
+        return x / (1 + np.exp(-x)) if x > -700 else 0.0
+
+    wide = {name: values.astype(float) for name, values in predictors.arrays(net).items()}
+    size = len(context) // blocks
+    h = np.array([row @ context[k * size : (k + 1) * size] for k in range(blocks) for row in wide["project"]])
+    for layer in "12":
+        rows = zip(wide[f"weights{layer}"], wide[f"bias{layer}"], strict=True)
+        h = np.array([silu(float(row @ h + bias)) for row, bias in rows])
+    return wide["offset"] + wide["basis"] @ (wide["weights3"] @ h + wide["bias3"])
 
 
 def held_out() -> np.ndarray:
@@ -102,6 +134,61 @@ def test_mlp_is_an_affine_map_and_a_network(fitted: dict[str, Any]) -> None:
         np.testing.assert_allclose(net(context), linear + residual, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("stored", [np.float16, np.float32])
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_network_takes_every_block_through_one_projection(blocks: int, stored: Any) -> None:
+    net = network(blocks, stored)
+    for context in np.random.default_rng(4).standard_normal((10, 6)):
+        output = net(context)
+        assert output.dtype == np.float64 and output.shape == (9,)
+        expected = network_by_hand(net, context, blocks)
+        np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+def test_network_learns_and_is_what_was_trained(fitted: dict[str, Any]) -> None:
+    data, net = toy(), fitted["network"]
+    errors = [net(context) - output for context, output in zip(data.contexts, data.outputs, strict=True)]
+    assert np.square(errors).mean() < 0.2 * data.outputs.var(axis=0).mean()
+    for context in held_out():
+        np.testing.assert_allclose(net(context), network_by_hand(net, context, 1), rtol=1e-3, atol=1e-3)
+
+
+def test_fitted_network_has_the_blocks_of_its_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "STEPS", 5)
+    rng = np.random.default_rng(6)
+    data = Data(rng.standard_normal((40, 6)), rng.standard_normal((40, 4)), {"phi": (4,)}, LOSSES, blocks=2)
+    net = networks.fit_network(data, 0)
+    assert net.project.shape == (3, 3) and net.weights1.shape[1] == 6
+    for context in data.contexts[:5]:
+        np.testing.assert_allclose(net(context), network_by_hand(net, context, 2), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_silu_of_large_inputs_is_finite(blocks: int) -> None:
+    """Where exp would overflow in float32: the network is then affine, or 0, as SiLU is."""
+    for size in (1e1, 1e3):
+        net = network(blocks, np.float32, size)
+        for context in np.random.default_rng(5).standard_normal((10, 6)):
+            output, expected = net(context), network_by_hand(net, context, blocks)
+            np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    eye, none = np.eye(2, dtype=np.float32), np.zeros(2, dtype=np.float32)
+    twice = Network(eye, eye, none, eye, none, eye, none, eye, np.zeros(2))
+    np.testing.assert_allclose(twice(np.array([1e4, -1e4])), [1e4, 0.0], rtol=0, atol=1e-20)
+    assert np.isfinite(twice(np.array([1e30, -1e30]))).all()
+
+
+def test_network_of_nothing_gives_zeros() -> None:
+    assert Network.nothing(6, 9)(np.arange(6.0)).tolist() == [0.0] * 9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_predictor_in_many_threads(kind: str, fitted: dict[str, Any]) -> None:
+    contexts = list(held_out()) * 10
+    alone = [fitted[kind](context).tobytes() for context in contexts]
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(lambda context: fitted[kind](context).tobytes(), contexts, chunksize=1)) == alone
+
+
 def test_votes_are_the_rows_that_most_neighbours_have(fitted: dict[str, Any]) -> None:
     votes: Votes = fitted["votes"]
     for context in held_out():
@@ -148,6 +235,22 @@ def test_a_stored_predictor_predicts_the_same_bits(kind: str, fitted: dict[str, 
     assert type(again) is KINDS[kind]
     for context in held_out():
         assert again(context).tobytes() == fitted[kind](context).tobytes()
+
+
+def test_a_network_is_stored_in_half_precision(fitted: dict[str, Any], tmp_path: Path) -> None:
+    """What it computes with is made anew, from the same bits, and is no part of the file."""
+    path = tmp_path / "p.safetensors"
+    for name, net in {"fitted": fitted["network"], "blocks": network(2)}.items():
+        stored = predictors.arrays(net)
+        assert "arrays" not in stored and stored["project"].dtype == stored["basis"].dtype == np.float16
+        model_file.write(path, stored, {"solver": "sinkhorn"}, force=True)
+        again: Any = predictors.restore("network", model_file.read(path)[0])
+        assert {key: (v.dtype, v.tobytes()) for key, v in predictors.arrays(again).items()} == {
+            key: (v.dtype, v.tobytes()) for key, v in stored.items()
+        }
+        assert [v.dtype for v in again.arrays] == [np.float32] * 8 + [np.float64]
+        for context in np.random.default_rng(7).standard_normal((10, D if name == "fitted" else 6)):
+            assert again(context).tobytes() == net(context).tobytes()
 
 
 def test_arrays_that_do_not_fit_are_an_error() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 import tomllib
@@ -13,6 +14,7 @@ import pytest
 from warmstart.adapters import ADAPTERS
 from warmstart.cli import _parser
 from warmstart.families import names
+from warmstart.model import shipped
 
 TOP = Path(__file__).resolve().parents[1]
 README = (TOP / "README.md").read_text()
@@ -20,9 +22,20 @@ PROJECT = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
 
 
 def blocks(language: str) -> list[tuple[int, str]]:
-    """Every fenced block of a language, with the line it begins on."""
-    found = re.finditer(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-    return [(README.count("\n", 0, match.start(1)), match.group(1)) for match in found]
+    """Every fenced block of a language that can run here, with the line it begins on.
+
+    A comment `<!-- needs: NAME, NAME -->` right above a block names the modules and the shipped models it needs.
+    """
+    fence = rf"(?:^<!-- needs: ([^\n]+) -->\n)?^```{language}\n(.*?)^```$"
+    return [
+        (README.count("\n", 0, match.start(2)), match.group(2))
+        for match in re.finditer(fence, README, re.DOTALL | re.MULTILINE)
+        if all(is_here(name) for name in (match.group(1) or "").split(", ") if name)
+    ]
+
+
+def is_here(name: str) -> bool:
+    return name in shipped() or importlib.util.find_spec(name) is not None
 
 
 def commands() -> list[list[str]]:
@@ -71,4 +84,5 @@ def test_what_is_not_there_is_not_promised() -> None:
         assert set(extra.split(",")) <= PROJECT["optional-dependencies"].keys()
     for solver in re.findall(r"--solver (\w+)", README):
         assert solver in ADAPTERS
-    assert README.count("<!-- measured:begin -->") == README.count("<!-- measured:end -->") == 1
+    for figures in ("measured", "measured-transport"):
+        assert README.count(f"<!-- {figures}:begin -->") == README.count(f"<!-- {figures}:end -->") == 1

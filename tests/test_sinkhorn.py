@@ -31,7 +31,6 @@ TUNED: dict[str, dict[str, Any]] = {
     "relaxed log": {"domain": "log", "omega": 1.7, **ONE},
     "anderson": {"anderson": 3, **ONE},
     "every 3": {"omega": 1.3, "inner_iterations": 3},
-    "every 10": {"inner_iterations": 10},
 }
 
 
@@ -284,11 +283,11 @@ def test_iterations_are_what_they_are_said_to_be(name: str, kind: str) -> None:
 
 
 def test_checks_every_so_many_iterations_cost_less_than_that_many_more() -> None:
-    problem, _ = example("matrix", 3)
-    needed = run(opened(problem)).iterations
-    for name, inner in (("every 3", 3), ("every 10", 10)):
-        workspace = SINKHORN.open(problem, TUNED[name] | {"omega": 1.0})
-        assert run(workspace).iterations == -(-needed // inner) * inner
+    for seed in range(3):
+        problem, _ = example("matrix", seed)
+        needed = run(opened(problem)).iterations
+        workspace = SINKHORN.open(problem, TUNED["every 3"] | {"omega": 1.0})
+        assert run(workspace).iterations == -(-needed // 3) * 3
 
 
 @pytest.mark.parametrize("name", ["plain", "every 3"])
@@ -513,8 +512,9 @@ def test_a_relaxation_that_diverges_ends_in_the_cold_answer() -> None:
         for parameters in ({"omega": 1.95, **ONE}, {"domain": "log", "omega": 1.95, **ONE}):
             start = start_of(rng.standard_normal(N))
             for given in (None, start):
-                unguarded = Plan(parameters, lambda p, previous, given=given: (given, ""), guarded=False)
-                for plan in (unguarded, Plan(parameters)):
+                propose = lambda p, previous, given=given: (given, "")  # noqa: E731
+                unguarded = Plan(parameters, propose, cold_budget=500, guarded=False)
+                for plan in (unguarded, Plan(parameters, cold_budget=500)):
                     result = Solver(problem, plan, tol=1e-3).solve()
                     assert result.solved and residual(C, problem, result.iterate) <= ACCEPT * 1e-3
 
@@ -530,7 +530,9 @@ def test_small_epsilons_are_right_or_a_limit(kind: str) -> None:
         if kind in ("matrix", "grid"):
             plans += [Plan(TUNED["relaxed"]), Plan(TUNED["relaxed log"])]
         for plan in plans:
-            result = Solver(problem, plan, tol=1e-3, max_iterations=1000).solve()
+            # as many as one call has room for: what continues is compiled anew, and matrices show it
+            limit = 1000 if kind == "matrix" else 500
+            result = Solver(problem, plan, tol=1e-3, max_iterations=limit).solve()
             error = residual(C, problem, result.iterate)
             assert result.status in (Status.SOLVED, Status.LIMIT)
             assert (error <= ACCEPT * 1e-3) == result.solved

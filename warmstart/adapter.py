@@ -159,6 +159,8 @@ class Adapter(Protocol):
     """Parameters that are refined by factors around the best value of the grid."""
     starting: tuple[Mapping[str, tuple[Any, ...]], ...]
     """What is tried for runs from a predicted start, in rounds, around the tuned parameters."""
+    sweeping: tuple[Mapping[str, Any], ...]
+    """What is tried, end to end, in place of the parameters that suit a run from a predicted start."""
     check: str
     """The parameter that holds the number of iterations between the solver's termination checks."""
 
@@ -206,7 +208,9 @@ class Adapter(Protocol):
         """The refinement for problems that share this one's constants; None where the solver has none that applies."""
         ...
 
-    def express(self, engine: Engine | None, bound: Any, problem: Any, reach: float, regressor: Any) -> Express | None:
+    def express(
+        self, engine: Engine | None, bound: Any, problem: Any, reach: float, regressor: Any, parameters: Parameters
+    ) -> Express | None:
         """The whole of an undisturbed solve in one compiled call, or all that comes before the run; None without it."""
         ...
 

@@ -13,11 +13,11 @@ from warmstart.adapter import Adapter, Iterate, Parameters, Screen, Start
 from warmstart.errors import ProblemError
 from warmstart.model import Model
 from warmstart.plan import Plan, Proposal, previous_start
-from warmstart.predictors import Nearest
+from warmstart.predictors import Nearest, Network
 from warmstart.problem import QP
 from warmstart.result import Result
 from warmstart.solve import Solver, solve
-from warmstart.stopwatch import Arm
+from warmstart.stopwatch import Arm, measure
 from warmstart.training.tuning import tune
 from warmstart.transport import Transport
 
@@ -94,12 +94,31 @@ def _initialised(initialise: Callable[[Any], Iterate], problem: Any, previous: I
 def _refined_cold(setting: Setting) -> Model | None:
     """The same refinement with nothing learned in it: it begins from nothing, and every row is a candidate."""
     model, adapter = setting.model, setting.adapter
+    if adapter.sweeping:
+        return _swept_cold(setting)
     screen = Screen(None, model.screen.size) if model.screen else None
     if adapter.engine(setting.train[0], model.context, screen) is None:
         return None
     pipeline = replace(model.pipeline(setting.tol), predictor=None, refine=True, follow=False)
     pipeline = replace(pipeline, parameters={adapter.check: 1})
     return replace(model, screen=screen, predictors={}, pipelines={setting.tol: pipeline}, uncompiled={})
+
+
+def _swept_cold(setting: Setting) -> Model:
+    """The same first iterations, in the same compiled call, from a code of zeros; as many as are fastest."""
+    model, adapter = setting.model, setting.adapter
+    size = sum(int(np.prod(shape)) for shape in model.code.values())
+    pipeline = replace(model.pipeline(setting.tol), predictor="nothing", follow=False, follow_only=False)
+    found = {}
+    for k, sweeping in enumerate(adapter.sweeping):
+        parameters = dict(pipeline.tuned) | dict(sweeping)
+        parameters = {name: value for name, value in parameters.items() if name in adapter.ranges}
+        pipelines = {setting.tol: replace(pipeline, parameters=parameters)}
+        nothing = {"nothing": Network.nothing(len(model.context.mean), size)}
+        found[str(k)] = replace(model, predictors=nothing, pipelines=pipelines, uncompiled={})
+    arms = {name: _kept(setting, candidate) for name, candidate in found.items()}
+    runs = measure(arms, [arriving(problem) for problem in setting.train[:RETUNING]], passes=2)
+    return found[min(runs, key=lambda name: float(np.median(runs[name].seconds)))]
 
 
 def _retune(

@@ -16,13 +16,6 @@ SMALLEST = 1e-300  # a product below it has lost digits
 
 
 @njit(cache=True, fastmath=FAST)
-def _add(a, b, s):
-    """a += s b."""
-    for i in range(len(a)):
-        a[i] += s * b[i]
-
-
-@njit(cache=True, fastmath=FAST)
 def _dot(a, b):
     s = 0.0
     for i in range(len(a)):
@@ -31,46 +24,28 @@ def _dot(a, b):
 
 
 @njit(cache=True, fastmath=FAST)
-def _along(F, block, out, k, after):
-    """F (k, k), symmetric, along the first of two axes (k, after) of `block`, added to out."""
-    for r in range(k):
-        if after == 1:
-            if block[r] != 0.0:
-                _add(out, F[r], block[r])
-        else:
-            for s in range(k):
-                _add(out[r * after : (r + 1) * after], block[s * after : (s + 1) * after], F[r, s])
-
-
-@njit(cache=True, fastmath=FAST)
-def _dense(K, v, transposed, out):
-    """K v or K' v into out."""
-    out[:] = 0.0
-    for i in range(len(K)):
-        if not transposed:
-            out[i] = _dot(K[i], v)
-        elif v[i] != 0.0:
-            _add(out, K[i], v[i])
-
-
-@njit(cache=True, fastmath=FAST)
 def product(factors, sizes, K, v, transposed, out):
     """K v into out, or K' v."""
     if len(sizes) == 0:
-        _dense(K, v, transposed, out)
+        if transposed:
+            np.dot(v, K, out)
+        else:
+            np.dot(K, v, out)
         return
     inside = v.copy()
     at, after = 0, len(v)
-    for k in sizes:
+    for axis in range(len(sizes)):
+        k = sizes[axis]
         after //= k
         F = factors[at : at + k * k].reshape(k, k)
         at += k * k
-        out[:] = 0.0
+        if after == 1:
+            np.dot(inside.reshape(-1, k), F, out.reshape(-1, k))
+            return
         for begin in range(0, len(v), k * after):
             block = slice(begin, begin + k * after)
-            _along(F, inside[block], out[block], k, after)
-        if after > 1:
-            inside[:] = out
+            np.dot(F, inside[block].reshape(k, after), out[block].reshape(k, after))
+        inside[:] = out
 
 
 @njit(cache=True, fastmath=FAST)
@@ -203,15 +178,110 @@ def predict(context, project, weights1, bias1, weights2, bias2, weights3, bias3,
 
 
 @njit(cache=True, fastmath=FAST)
-def arrive(data, n, balance, mean, scale, basis, spread, limits, net, factors, sizes, K, epsilon, f, g):
-    """Check masses, locate them, predict, complete and measure, in one call.
+def _relax(x, target, Kx, w):
+    """x = (target / Kx)^w x^(1 - w) where the target has mass; False where digits are lost."""
+    fine = True
+    for i in range(len(x)):
+        if target[i] > 0.0:
+            fine &= Kx[i] > SMALLEST
+            new = target[i] / Kx[i]
+            x[i] = new if w == 1.0 else x[i] * math.exp(w * math.log(new / x[i]))
+    return fine
+
+
+@njit(cache=True, fastmath=FAST)
+def sweep(factors, sizes, K, a, b, phi, epsilon, steps, plain, omega, tol, f, g):
+    """Complete phi to f and g, as `complete`, and take up to `steps` Sinkhorn iterations until `tol` is met.
+
+    The first `plain` ones are not relaxed, the others by `omega`. Returns the iterations, negative where digits are
+    lost, and the numbers of `measure`; no gain where `tol` is met.
+    """
+    n, m = len(a), len(b)
+    top = -np.inf
+    for i in range(n):
+        if a[i] > 0.0:
+            top = max(top, phi[i])
+    u, v, Kv, Ku = np.zeros(n), np.zeros(m), np.empty(n), np.empty(m)
+    for i in range(n):
+        if a[i] > 0.0:
+            u[i] = a[i] * math.exp(phi[i] - top)
+    product(factors, sizes, K, u, True, Ku)
+    fine = (abs(top) < np.inf) & _relax(v, b, Ku, 1.0)
+    product(factors, sizes, K, v, False, Kv)
+    done = 0
+    while True:
+        rows = columns = 0.0
+        for i in range(n):
+            rows += abs(u[i] * Kv[i] - a[i])
+        for j in range(m):
+            columns += abs(v[j] * Ku[j] - b[j])
+        if not (fine and rows + columns < np.inf):
+            return -1, 0.0, 0.0, 0.0
+        if max(rows, columns) <= tol or done == steps:
+            break
+        w = 1.0 if done < plain else omega
+        fine = _relax(u, a, Kv, w)
+        product(factors, sizes, K, u, True, Ku)
+        fine &= _relax(v, b, Ku, w)
+        product(factors, sizes, K, v, False, Kv)
+        done += 1
+    total = mean = 0.0
+    for i in range(n):
+        f[i] = 0.0
+        total += a[i]
+        if a[i] > 0.0:
+            f[i] = epsilon * math.log(u[i])
+            mean += a[i] * f[i]
+    mean /= total
+    for i in range(n):
+        if a[i] > 0.0:
+            f[i] -= mean
+    for j in range(m):
+        g[j] = 0.0
+        if b[j] > 0.0:
+            g[j] = epsilon * math.log(v[j]) + mean
+    gain = 0.0
+    if max(rows, columns) > tol:
+        for i in range(n):
+            Kv[i] = 1.0 if a[i] > 0.0 else 0.0
+        product(factors, sizes, K, Kv, True, v)
+        gain = mean * total / epsilon
+        for j in range(m):
+            if b[j] > 0.0:
+                gain += b[j] * math.log(v[j] / Ku[j])
+    return done, rows, columns, gain
+
+
+@njit(cache=True, fastmath=FAST)
+def arrive(
+    data,
+    n,
+    balance,
+    mean,
+    scale,
+    basis,
+    spread,
+    limits,
+    net,
+    factors,
+    sizes,
+    K,
+    epsilon,
+    steps,
+    plain,
+    omega,
+    tol,
+    f,
+    g,
+):
+    """Check masses, locate them, predict, complete, take the first iterations and measure, in one call.
 
     `data` holds a (n,) and b (m,), which become their checked values; f and g are filled. Returns what stands in the
-    way (0: nothing, -1: something to be explained, -3: out of range), the score, and the numbers of `measure`.
+    way (0: nothing, -1: something to be explained, -3: out of range), the score, and the numbers of `sweep`.
     """
     a, b = data[:n], data[n:]
     if not check(a, b, balance):
-        return -1, 0.0, 0.0, 0.0, 0.0
+        return -1, 0.0, (0, 0.0, 0.0, 0.0)
     d, square, inside, along = len(data), 0.0, 0.0, 0.0
     context = np.empty(d)
     for i in range(d):
@@ -225,11 +295,9 @@ def arrive(data, n, balance, mean, scale, basis, spread, limits, net, factors, s
     if d > len(spread):
         score = max(score, math.sqrt(max(square - along, 0.0) / (d - len(spread))) / limits[1])
     if not score <= 1.0:
-        return -3, score, 0.0, 0.0, 0.0
+        return -3, score, (0, 0.0, 0.0, 0.0)
     phi = np.empty(n)
     project, weights1, bias1, weights2, bias2, weights3, bias3, decode, offset = net
     predict(context, project, weights1, bias1, weights2, bias2, weights3, bias3, decode, offset, phi)
-    if not complete(factors, sizes, K, a, b, phi, epsilon, f, g):
-        return -1, score, 0.0, 0.0, 0.0
-    rows, columns, gain = measure(factors, sizes, K, a, b, f, g, epsilon)
-    return 0, score, rows, columns, gain
+    found = sweep(factors, sizes, K, a, b, phi, epsilon, steps, plain, omega, tol, f, g)
+    return (0 if found[0] >= 0 else -1), score, found

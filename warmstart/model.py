@@ -82,7 +82,8 @@ class Model:
         express = None
         if (engine or (pipeline.predictor and not pipeline.follow)) and not pipeline.follow_only:
             regressor = self.predictors[pipeline.predictor] if pipeline.predictor else None
-            express = adapter.express(engine, bound, problem, pipeline.reach if pipeline.follow else 0.0, regressor)
+            reach = pipeline.reach if pipeline.follow else 0.0
+            express = adapter.express(engine, bound, problem, reach, regressor, pipeline.parameters)
         return Plan(
             pipeline.tuned,
             propose,

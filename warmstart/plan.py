@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from warmstart.adapter import Adapter, Engine, Express, Iterate, Parameters, Start
@@ -50,13 +51,17 @@ class Plan:
 
 
 class Arrival(NamedTuple):
-    """What an express call gives: a checked problem of its own, an iterate, and how good it is; or why it has none."""
+    """What an express call gives: a checked problem of its own, an iterate, and how good it is; or why it has none.
+
+    `parameters` go with the iterate where the solver goes on from it.
+    """
 
     problem: Any
     iterate: dict[str, Any]
     steps: int
     measured: tuple[float, ...]
     reason: str
+    parameters: Parameters = MappingProxyType({})
 
 
 def make_plan(warm_start: Any, adapter: Adapter, problem: Any, tol: float) -> Plan:

@@ -123,7 +123,7 @@ class Solver:
         if self.plan.engine is None:
             clock.lap("predict")
             return arrival
-        problem, iterate, steps, measured, _ = arrival
+        problem, iterate, steps, measured, *_ = arrival
         residual = self.adapter.grade(measured, self.tol)
         if residual.ratio > 1 or not self._believe(problem, residual):
             return None
@@ -138,7 +138,7 @@ class Solver:
         if arrival.reason:
             return None
         residual = self.adapter.grade(arrival.measured, self.tol)
-        return Start(arrival.iterate, self.plan.start_parameters), residual
+        return Start(arrival.iterate, arrival.parameters), residual
 
     def _confirm(self, problem: Any, start: Start, clock: Clock, steps: int) -> Result | None:
         """The Result where the solver agrees with the express call; None where the flow has to look at it."""

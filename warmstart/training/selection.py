@@ -72,6 +72,8 @@ def _plain(setting: Setting, model: Model, base: Pipeline) -> dict[str, Pipeline
         parameters = _suited(setting, problems, starts)
         if parameters is not None:
             found[name] = replace(base, predictor=name, parameters=parameters)
+            for k, other in enumerate(setting.adapter.sweeping, start=1):
+                found[f"{name} {k}"] = replace(found[name], parameters=parameters | dict(other))
     return found
 
 
