@@ -15,7 +15,7 @@ FAST = {"reassoc", "contract", "arcp", "nsz"}  # all but the assumption that the
 SMALLEST = 1e-300  # a product below it has lost digits
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(cache=True, fastmath=FAST, error_model="numpy")
 def _dot(a, b):
     s = 0.0
     for i in range(len(a)):
@@ -23,7 +23,7 @@ def _dot(a, b):
     return s
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(cache=True, fastmath=FAST, error_model="numpy")
 def product(factors, sizes, K, v, transposed, out):
     """K v into out, or K' v."""
     if len(sizes) == 0:
@@ -48,7 +48,7 @@ def product(factors, sizes, K, v, transposed, out):
         inside[:] = out
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(cache=True, fastmath=FAST, error_model="numpy")
 def measure(factors, sizes, K, a, b, f, g, epsilon):
     """L1 errors of both marginals, and the semi-dual gain of f over 0 in epsilons; NaN where digits are lost."""
     n, m = len(a), len(b)
@@ -85,7 +85,7 @@ def measure(factors, sizes, K, a, b, f, g, epsilon):
     return rows, columns, gain + (mean - top) * total / epsilon
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(cache=True, fastmath=FAST, error_model="numpy")
 def complete(factors, sizes, K, a, b, phi, epsilon, f, g):
     """f (n,) = epsilon (phi + log a), centred by a, and g (m,) by its c-transform; False where digits are lost."""
     n, m = len(a), len(b)
@@ -117,7 +117,7 @@ def complete(factors, sizes, K, a, b, phi, epsilon, f, g):
     return fine
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(cache=True, fastmath=FAST, error_model="numpy")
 def check(a, b, balance):
     """Whether masses are finite, not negative, and balanced; b is then scaled to a's total, as far as it differs."""
     fine, total_a, total_b = True, 0.0, 0.0
@@ -135,7 +135,7 @@ def check(a, b, balance):
     return fine
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(cache=True, fastmath=FAST, error_model="numpy")
 def _layer(weights, x, out):
     """out = weights @ x."""
     for i in range(len(out)):
@@ -146,7 +146,7 @@ def _layer(weights, x, out):
         out[i] = s
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(cache=True, fastmath=FAST, error_model="numpy")
 def _silu(x, bias):
     """x = silu(x + bias)."""
     for i in range(len(x)):
@@ -154,7 +154,7 @@ def _silu(x, bias):
         x[i] = v / (np.float32(1.0) + math.exp(min(-v, np.float32(80.0))))
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(cache=True, fastmath=FAST, error_model="numpy")
 def predict(context, project, weights1, bias1, weights2, bias2, weights3, bias3, basis, offset, out):
     """What `warmstart.predictors.Network` gives for a context (d,)."""
     k, size = project.shape
@@ -177,7 +177,7 @@ def predict(context, project, weights1, bias1, weights2, bias2, weights3, bias3,
         out[i] = offset[i] + values[i]
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(cache=True, fastmath=FAST, error_model="numpy")
 def _relax(x, target, Kx, w):
     """x = (target / Kx)^w x^(1 - w) where the target has mass; False where digits are lost."""
     fine = True
@@ -189,7 +189,7 @@ def _relax(x, target, Kx, w):
     return fine
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(cache=True, fastmath=FAST, error_model="numpy")
 def sweep(factors, sizes, K, a, b, phi, epsilon, steps, plain, omega, tol, f, g):
     """Complete phi to f and g, as `complete`, and take up to `steps` Sinkhorn iterations until `tol` is met.
 
@@ -225,6 +225,12 @@ def sweep(factors, sizes, K, a, b, phi, epsilon, steps, plain, omega, tol, f, g)
         fine &= _relax(v, b, Ku, w)
         product(factors, sizes, K, v, False, Kv)
         done += 1
+    for i in range(n):
+        fine &= (u[i] > 0.0) | (a[i] == 0.0)
+    for j in range(m):
+        fine &= (v[j] > 0.0) | (b[j] == 0.0)
+    if not fine:
+        return -1, 0.0, 0.0, 0.0
     total = mean = 0.0
     for i in range(n):
         f[i] = 0.0
@@ -252,7 +258,7 @@ def sweep(factors, sizes, K, a, b, phi, epsilon, steps, plain, omega, tol, f, g)
     return done, rows, columns, gain
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(cache=True, fastmath=FAST, error_model="numpy")
 def arrive(
     data,
     n,
