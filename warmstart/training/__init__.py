@@ -21,9 +21,10 @@ from warmstart.errors import TrainingError
 from warmstart.families import Family
 from warmstart.fast import kernels, without
 from warmstart.model import Model
+from warmstart.plan import Plan
 from warmstart.predictors import Regressor
 from warmstart.progress import Report, silent
-from warmstart.solve import solve
+from warmstart.solve import Solver, solve
 from warmstart.training.fitting import Data, fit_hint, fitters, hint_names
 from warmstart.training.labels import Labels, label
 from warmstart.training.selection import Setting, choose
@@ -90,8 +91,9 @@ def train(
         regressors = _fit(names, data, seed, report)
         screen = _fit_hints(names, adapter, solved, iterates, context, data, seed, regressors)
     model = Model(card, context, adapter.code(problems.train[0]), regressors, {}, screen)
-    validation = [problem for problem in problems.validation if solve(problem, solver=adapter.name).solved]
-    trajectory = [problem for problem in problems.trajectory if solve(problem, solver=adapter.name).solved]
+    judge = Solver(sample[0], Plan(tuned[tols[0]].parameters), solver=adapter.name, tol=tols[0])
+    validation = [problem for problem in problems.validation if judge.solve(problem).solved]
+    trajectory = [problem for problem in problems.trajectory if judge.solve(problem).solved]
     if not validation:
         raise TrainingError(f"{adapter.name} solves none of the {len(problems.validation)} validation problems")
     pipelines, uncompiled, measured = {}, {}, {}
