@@ -239,7 +239,7 @@ def test_a_wrong_transport_cost_is_a_mismatch() -> None:
     assert mismatch(SINKHORN, wrong, right, right, 1e-6)
 
 
-def test_references_are_solved_in_the_logarithmic_domain(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_references_are_confirmed_in_the_logarithmic_domain(monkeypatch: pytest.MonkeyPatch) -> None:
     from warmstart.adapters import sinkhorn
 
     modes: list[tuple[str, float]] = []
@@ -251,8 +251,9 @@ def test_references_are_solved_in_the_logarithmic_domain(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(sinkhorn, "iterate", spy)
     compare(HELD, model(omega=1.5, inner_iterations=5), train=TRAIN, tol=TOL, passes=1, peers=False)
-    assert [mode for mode, tol in modes[: len(HELD)]] == ["grid"] * len(HELD)
-    assert {tol for _, tol in modes[: len(HELD)]} == {0.01 * TOL}
+    count = len(HELD)
+    assert [mode for mode, _ in modes[count : 2 * count]] == ["grid"] * count
+    assert {tol for _, tol in modes[: 2 * count]} == {0.01 * TOL}
 
 
 def test_an_epsilon_without_kernels_leaves_the_loop_out() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from warmstart import adapter as seam
-from warmstart.adapter import ACCEPT, Adapter, Parameters, Status
+from warmstart.adapter import ACCEPT, Adapter, Parameters, Start, Status
 from warmstart.arms import NEIGHBOURS, STOCK, Setting, arriving, build, build_others, stock
 from warmstart.errors import ProblemError
 from warmstart.model import Model
-from warmstart.plan import Plan
+from warmstart.plan import Plan, Proposal
 from warmstart.progress import Report as Progress
 from warmstart.progress import silent
 from warmstart.result import STAGES, Result
@@ -29,7 +29,7 @@ REFERENCE_FACTOR = 1e-2  # references are solved to this fraction of the toleran
 REFERENCE_ITERATIONS = 200_000
 PASSES = 3
 REFERENCE: Mapping[str, Parameters] = {"sinkhorn": {"domain": "log"}}
-"""What references are solved with beside the tuned parameters: another computation of the same answer."""
+"""What references are confirmed with, beside the tuned parameters: another computation of the same answer."""
 PACKAGES = {"sinkhorn": ("ott-jax", "jax")}
 """The packages of a solver whose name is not that of its package."""
 LIMIT_FACTOR = 5  # iteration limit of every arm, in terms of the solver's own: a limit is no part of the speed
@@ -98,10 +98,14 @@ def compare(
     tol = adapter.tolerance if tol is None else tol
     untimed = 1 if trajectory else 0
     tuned = model.pipeline(tol).tuned
-    safest = {**tuned, **REFERENCE.get(adapter.name, {})}
-    references = _references(adapter, problems, tol, safest, progress, "solving references")
+    references = _references(adapter, problems, tol, Plan(tuned), progress, "solving references")
+    if adapter.name in REFERENCE:
+        again = Plan({**tuned, **REFERENCE[adapter.name]}, _begin_at(problems, references), REFERENCE_ITERATIONS)
+        references = _references(adapter, problems, tol, again, progress, "confirming references")
     neighbours = train[:NEIGHBOURS]
-    solutions = [r.iterate for r in _references(adapter, neighbours, tol, tuned, progress, "solving the neighbours")]
+    solutions = [
+        r.iterate for r in _references(adapter, neighbours, tol, Plan(tuned), progress, "solving the neighbours")
+    ]
     limit = max_iterations or LIMIT_FACTOR * adapter.max_iterations
     setting = Setting(adapter, tol, model, neighbours, solutions, trajectory, limit, verify)
     progress("tuning the stock arms", 0, 1)
@@ -155,23 +159,30 @@ def _references(
     adapter: Adapter,
     problems: Sequence[Any],
     tol: float,
-    parameters: Parameters,
+    plan: Plan,
     progress: Progress,
     what: str,
 ) -> list[Result]:
     """Solutions to a hundredth of the tolerance; the stock solver's own word where a problem has no solution."""
     kept = Solver(
         problems[0],
-        Plan(parameters),
+        plan,
         solver=adapter.name,
         tol=REFERENCE_FACTOR * tol,
         max_iterations=REFERENCE_ITERATIONS,
+        verify="solver",
     )
     results = []
     for k, problem in enumerate(problems):
         results.append(kept.solve(problem))
         progress(what, k + 1, len(problems))
     return results
+
+
+def _begin_at(problems: Sequence[Any], results: Sequence[Result]) -> Callable[[Any, Any], Proposal]:
+    """Known solutions as starts: another computation then has only to agree."""
+    known = {id(problem): result.iterate for problem, result in zip(problems, results, strict=True)}
+    return lambda problem, previous: (Start(known[id(problem)]), "")
 
 
 def _row(
