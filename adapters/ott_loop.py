@@ -22,6 +22,7 @@ from ott.solvers.linear import sinkhorn as ott_sinkhorn
 
 from warmstart.transport import Ground, Transport
 
+SINGLE_RANGE = 40.0  # largest |cost| over epsilon up to which float32 holds exp(-cost / epsilon)
 CAPACITY = 500  # iterations of one call: the fixed length of OTT's list of errors, and how long Ctrl-C may wait
 STATIC = ("n", "m", "mode", "inner", "anderson", "resume", "capacity")
 
@@ -157,22 +158,25 @@ class Sinkhorn(ott_sinkhorn.Sinkhorn):
         return super()._continue(state, iteration) & (iteration < self.budget)
 
 
-def geometry_arrays(ground: Ground, domain: str) -> tuple[str, tuple[Any, ...]]:
+def geometry_arrays(ground: Ground, domain: str, precision: int = 64) -> tuple[str, tuple[Any, ...]]:
     """The mode of the compiled function, and its arrays on the device.
 
     `domain`: "kernel" for scalings where they are safe, else and for "log" potentials; "stock" for OTT's own geometry.
+    `precision`: 64 or 32 bits of the floats that the function computes with.
     """
     arrays: tuple[Any, ...]
+    safe = ground.scales if precision == 64 else ground.spans <= SINGLE_RANGE
     if domain == "stock":
         mode, arrays = "stock", (ground.matrix(),)
         if ground.kind == "points":
             mode, arrays = f"stock {ground.metric}", (ground.arrays["x"], ground.arrays["y"])
-    elif domain == "kernel" and ground.scales:
+    elif domain == "kernel" and safe:
         mode, arrays = ("factors" if ground.kind == "grid" else "kernel"), ground.kernels
     else:
         mode, arrays = ("grid" if ground.kind == "grid" else "log"), ground.costs
-    with jax.enable_x64(True):
-        return mode, tuple(jax.device_put(array) for array in arrays)
+    dtype = np.float64 if precision == 64 else np.float32
+    with jax.enable_x64(precision == 64):
+        return mode, tuple(jax.device_put(array.astype(dtype)) for array in arrays)
 
 
 def _geometry(mode: str, arrays: tuple[Any, ...], epsilon: Any) -> geometry.Geometry:
@@ -271,14 +275,15 @@ def iterate(
     n, m = problem.n, problem.m
     knobs = (problem.epsilon, tol, settings["omega"], budget, plain)
     parts = (problem.a, problem.b, at["f"], at["g"] if resume else at["g"][:0], knobs)
-    with jax.enable_x64(True):
+    dtype = arrays[0].dtype
+    with jax.enable_x64(dtype == np.float64):
         out = np.asarray(
             _one(
-                arrays, np.concatenate(parts), n=n, m=m, mode=mode, inner=int(settings["inner_iterations"]),
-                anderson=int(settings["anderson"]), resume=resume,
+                arrays, np.concatenate(parts).astype(dtype, copy=False), n=n, m=m, mode=mode,
+                inner=int(settings["inner_iterations"]), anderson=int(settings["anderson"]), resume=resume,
             )
         )  # fmt: skip
-    return out[:n].copy(), out[n : n + m].copy(), int(out[-2]), bool(out[-1] == 1)
+    return out[:n].astype(np.float64), out[n : n + m].astype(np.float64), int(out[-2]), bool(out[-1] == 1)
 
 
 def accelerated() -> bool:
@@ -302,12 +307,13 @@ def iterate_batch(
     packed = np.concatenate((a, b, f, np.broadcast_to(knobs, (len(a), len(knobs)))), axis=1)
     rows = np.arange(1 << (len(a) - 1).bit_length())  # a power of two, so that few sizes are compiled
     packed = packed[np.minimum(rows, len(a) - 1)]
-    with jax.enable_x64(True):
+    dtype = arrays[0].dtype
+    with jax.enable_x64(dtype == np.float64):
         out = np.asarray(
             _many(
-                arrays, packed, n=n, m=m, mode=mode, inner=int(settings["inner_iterations"]),
+                arrays, packed.astype(dtype, copy=False), n=n, m=m, mode=mode, inner=int(settings["inner_iterations"]),
                 anderson=int(settings["anderson"]), resume=False, capacity=-(-budget // CAPACITY) * CAPACITY,
             )
         )  # fmt: skip
     for row in out[: len(a)]:
-        yield row[:n].copy(), row[n : n + m].copy(), int(row[-2]), bool(row[-1] == 1)
+        yield row[:n].astype(np.float64), row[n : n + m].astype(np.float64), int(row[-2]), bool(row[-1] == 1)

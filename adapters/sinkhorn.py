@@ -9,6 +9,7 @@ model's start are made where the start is made, and counted as refinement. `tol`
 larger of both; OTT itself looks at one of them, which over-relaxation leaves exact in neither.
 
 Without parameters the solver is OTT as it comes: its geometry, the logarithmic domain, a check every 10 iterations.
+With the parameter `precision` 32 it runs in float32; our own check is in float64 all the same.
 """
 
 from __future__ import annotations
@@ -32,7 +33,14 @@ from warmstart.transport_express import open_transport_express
 BLOCK = 50  # iterations between two looks at the clock, where there is a time limit
 LARGEST = 700.0  # exponent that is still finite
 TIGHTEN = 0.5  # a resumed run aims at this fraction of the tolerance that our residual missed
-STOCK: Parameters = {"domain": "stock", "omega": 1.0, "plain": 0, "inner_iterations": 10, "anderson": 0}
+STOCK: Parameters = {
+    "domain": "stock",
+    "omega": 1.0,
+    "plain": 0,
+    "inner_iterations": 10,
+    "anderson": 0,
+    "precision": 64,
+}
 
 
 class SinkhornWorkspace:
@@ -46,7 +54,9 @@ class SinkhornWorkspace:
 
     def update(self, problem: Transport) -> None:
         if problem.ground is not self._ground:
-            self._mode, self._arrays = geometry_arrays(problem.ground, self._parameters["domain"])
+            self._mode, self._arrays = geometry_arrays(
+                problem.ground, self._parameters["domain"], self._parameters["precision"]
+            )
             self._ground = problem.ground
         self._problem = problem
 
@@ -193,7 +203,7 @@ class SinkhornAdapter:
         It takes as long as the slowest of them. `parameters` are for all of them, as `open` takes them.
         """
         head, settings = problems[0], dict(STOCK) | ({"domain": "kernel"} if parameters else {}) | dict(parameters)
-        mode, arrays = geometry_arrays(head.ground, settings["domain"])
+        mode, arrays = geometry_arrays(head.ground, settings["domain"], settings["precision"])
         f = np.array([s.iterate["f"] if s and s.iterate else np.zeros(head.n) for s in starts])
         return [
             Outcome({"f": f, "g": g}, _status(f, g, converged), min(count, max_iterations))

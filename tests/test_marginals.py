@@ -401,3 +401,16 @@ def test_the_dual_objective_needs_no_labels() -> None:
         start = adapter.decode(problem, model.predictors["mlp-dual"](bound.values(problem)))
         gains.append(adapter.residual(problem, start, 1e-4).merit)
     assert np.median(gains) < 0.9
+
+
+def test_a_pipeline_may_begin_with_the_solvers_own_initialiser() -> None:
+    model = trained()
+    pipelines = {
+        tol: replace(p, predictor=None, initialiser="gaussian", parameters={"inner_iterations": 1, "omega": 1.0})
+        for tol, p in model.pipelines.items()
+    }
+    given = problems(5, 2)
+    solver = Solver(given[0], replace(model, pipelines=pipelines, uncompiled={}), tol=1e-4)
+    for problem in given:
+        result = solver.solve(problem)
+        assert result.solved and result.start_used

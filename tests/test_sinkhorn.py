@@ -681,3 +681,17 @@ def test_a_batch_equals_the_loop() -> None:
     statuses = [outcome.status for outcome in batch]
     assert statuses.count(Status.SOLVED) >= 2
     assert max(outcome.iterations for outcome in batch) > 500
+
+
+@pytest.mark.parametrize("parameters", [{"omega": 1.5}, {"omega": 1.5, "domain": "log"}], ids=["kernel", "log"])
+def test_single_precision_meets_a_loose_tolerance_by_our_own_check(parameters: dict[str, Any]) -> None:
+    rng = np.random.default_rng(5)
+    a, b = rng.random(12), rng.random(9) * (rng.random(9) < 0.7)
+    b[0] += 0.1
+    problem = Transport(rng.random((12, 9)), a / a.sum(), b / b.sum(), 0.05)
+    solver = Solver(problem, Plan({"precision": 32, "inner_iterations": 5} | parameters), tol=1e-3)
+    result = solver.solve()
+    assert result.solved and not result.fallback
+    assert result.f.dtype == np.float64
+    expected = solve(problem, tol=1e-8, max_iterations=50_000)
+    assert abs(result.objective - expected.objective) < 1e-3

@@ -106,9 +106,14 @@ class Ground:
         return self.arrays["cost"].shape  # pyright: ignore[reportReturnType]  # two dimensions, checked
 
     @cached_property
+    def spans(self) -> float:
+        """The largest |cost| over epsilon."""
+        return sum(float(np.abs(cost).max()) for cost in self.costs) / self.epsilon
+
+    @property
     def scales(self) -> bool:
         """Whether exp(-cost / epsilon) neither under- nor overflows: products with it are then exact enough."""
-        return sum(float(np.abs(cost).max()) for cost in self.costs) <= SCALING_RANGE * self.epsilon
+        return self.spans <= SCALING_RANGE
 
     @cached_property
     def kernels(self) -> tuple[np.ndarray, ...]:

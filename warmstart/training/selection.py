@@ -39,7 +39,7 @@ def choose(setting: Setting, model: Model, refinable: bool) -> tuple[Pipeline, d
     `model` holds all fitted predictors; those whose name begins with "hint-" are for the refinement.
     """
     base = _tuned_only(setting)
-    candidates = {"tuned": base} | _plain(setting, model, base)
+    candidates = {"tuned": base} | _initialised(setting, base) | _plain(setting, model, base)
     if refinable:
         candidates |= _refined(setting, model, base)
     winner, measured = _race(setting, model, candidates, setting.problems, untimed=0, incumbent="tuned")
@@ -56,6 +56,17 @@ def _tuned_only(setting: Setting) -> Pipeline:
     budget = max(2 * int(np.ceil(setting.tuned.iterations)), interval)
     cold = max(10 * budget, 5 * setting.tuned.worst)
     return Pipeline(None, False, {}, setting.tuned.parameters, budget, cold)
+
+
+def _initialised(setting: Setting, base: Pipeline) -> dict[str, Pipeline]:
+    """A pipeline for each of the solver's own initialisers, with the step sizes that suit its starts."""
+    found = {}
+    problems = setting.problems[:TUNING_PROBLEMS]
+    for name, initialise in setting.adapter.initialisers(problems[0]).items():
+        parameters = _suited(setting, problems, [initialise(problem) for problem in problems])
+        if parameters is not None:
+            found[name] = replace(base, initialiser=name, parameters=parameters)
+    return found
 
 
 def _plain(setting: Setting, model: Model, base: Pipeline) -> dict[str, Pipeline]:
