@@ -8,7 +8,8 @@ over-relaxed by `omega` after the first `plain` ones (Thibault et al., 2021). Th
 model's start are made where the start is made, and counted as refinement. `tol` is the L1 error of the marginals, the
 larger of both; OTT itself looks at one of them, which over-relaxation leaves exact in neither.
 
-Without parameters the solver is OTT as it comes: its geometry, the logarithmic domain, a check every 10 iterations.
+Without parameters the solver is OTT as it comes: its geometry, the logarithmic domain, a check every 10 iterations; a
+grid is then its dense cost matrix, for OTT's own Grid does not converge where atoms have no mass.
 With the parameter `precision` 32 it runs in float32; our own check is in float64 all the same.
 """
 

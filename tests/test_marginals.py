@@ -414,3 +414,11 @@ def test_a_pipeline_may_begin_with_the_solvers_own_initialiser() -> None:
     for problem in given:
         result = solver.solve(problem)
         assert result.solved and result.start_used
+
+
+@compiled
+def test_a_time_limit_leaves_out_the_compiled_iterations() -> None:
+    head = problems(1, 2)[0]
+    solver = Solver(head, with_network(), tol=1e-12, time_limit=1e-9)
+    result = solver.solve(a=head.a.copy(), b=head.b.copy())
+    assert result.refine_steps == 0

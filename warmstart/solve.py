@@ -69,7 +69,8 @@ class Solver:
     def solve(self, problem: Problem | None = None, **changes: Any) -> Result:
         """The Result of `problem`, or of the Solver's current one with some fields changed (q=..., l=..., u=...)."""
         clock = Clock()
-        if self.plan.express and (problem is None or not changes):
+        hurried = self.time_limit < np.inf and self.plan.engine is None  # its first iterations look at no clock
+        if self.plan.express and not hurried and (problem is None or not changes):
             arrival = self._express(self.plan.express, self.problem if problem is None else problem, changes, clock)
             if isinstance(arrival, Result):
                 return arrival
