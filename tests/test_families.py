@@ -30,6 +30,7 @@ SIZES = {
     "qp-inequality": (100, 300),
     "lasso-qp": (250, 250),
     "random-qp": (50, 500),
+    "obstacle": (1600, 1600),
     "digits": (256, 256),
     "mnist": (784, 784),
     "sphere": (100, 1000),
@@ -41,6 +42,7 @@ SMALL: dict[str, dict[str, int]] = {
     "qp-inequality": {"n": 20},
     "lasso-qp": {"rows": 30, "columns": 10},
     "random-qp": {"n": 10},
+    "obstacle": {"side": 10},
     "sphere": {"supply": 20, "demand": 100},
     "clouds": {"points": 16},
 }
@@ -135,7 +137,8 @@ def test_constant_heavy_fields_are_shared(name: str) -> None:
 def test_only_the_context_varies(name: str) -> None:
     problems = list(small(name).sample(3, 0, "train"))
     varying = {key for key in problems[0].fields if len({p.fields[key].tobytes() for p in problems}) > 1}
-    expected = {"mpc": {"l", "u"}, "por": {"q"}, "qp-": {"q"}, "las": {"l", "u"}, "ran": {"P", "A", "q", "l", "u"}}
+    expected = {"mpc": {"l", "u"}, "por": {"q"}, "qp-": {"q"}, "las": {"l", "u"}, "obs": {"q"}}
+    expected |= {"ran": {"P", "A", "q", "l", "u"}}
     expected |= {key: {"a", "b"} for key in ("dig", "mni", "sph")} | {"clo": {"a", "b", "x", "y"}}
     assert varying == expected[name[:3]]
 

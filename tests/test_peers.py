@@ -26,6 +26,7 @@ SMALL: dict[str, dict[str, int]] = {
     "random-qp": {"n": 10},
     "qp-inequality": {"n": 20},
     "lasso-qp": {"rows": 30, "columns": 10},
+    "obstacle": {"side": 6},
 }
 WAYS = [
     pytest.param(name, way, id=f"{name}-{way.form.__name__}-{way.variant}")

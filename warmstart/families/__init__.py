@@ -59,6 +59,9 @@ FAMILIES: dict[str, Entry] = {
     "random-qp": Entry(
         "warmstart.families.random_qp", "RandomQP", "50 variables, 500 inequalities; everything changes, P and A too"
     ),
+    "obstacle": Entry(
+        "warmstart.families.obstacle", "Obstacle", "membrane over an obstacle, a 40 x 40 grid; the load changes"
+    ),
     "digits": Entry(
         "warmstart.families.images", "Digits", "transport between 16 x 16 images of digits; both images change"
     ),
