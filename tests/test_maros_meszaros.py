@@ -26,7 +26,15 @@ pytestmark = pytest.mark.skipif(
     "WARMSTART_DATA" not in os.environ or not SLOW,
     reason="set WARMSTART_DATA to the folder that holds maros_meszaros/*.mat, and WARMSTART_SLOW=1: it takes minutes",
 )
-counts = {"too hard for stock OSQP": 0, "no engine": 0, "schur": 0, "diagonal": 0, "refined": 0, "solved": 0}
+counts = {
+    "too hard for stock OSQP": 0,
+    "no engine": 0,
+    "schur": 0,
+    "diagonal": 0,
+    "sparse": 0,
+    "refined": 0,
+    "solved": 0,
+}
 
 
 def read(name: str) -> QP:

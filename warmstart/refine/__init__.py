@@ -17,8 +17,10 @@ from warmstart.problem import QP
 from warmstart.refine.diagonal import Diagonal
 from warmstart.refine.rows import NOISE, Refined, Rows
 from warmstart.refine.schur import Schur
+from warmstart.refine.sparse import Sparse
 
 EDGE = 0.5  # a row whose bound came closer than this share of the row's own spread counts as used
+CHEAP = 1e6  # multiplications of a step, below which nothing cheaper is looked for
 
 
 def prepare(problem: QP, context: Context | None = None, screen: Screen | None = None) -> Engine | None:
@@ -30,17 +32,19 @@ def prepare(problem: QP, context: Context | None = None, screen: Screen | None =
     """
     if context is not None and set(context.names) & set(problem.heavy):
         first = prepare(problem, None, screen)
-        return None if first is None else Renewed(first, screen)
+        return first if first is None or isinstance(first, Sparse) else Renewed(first, screen)
     rows = Rows.of(problem)
     used = rows.unequal if screen is None or screen.used is None else np.intersect1d(screen.used, rows.unequal)
     size = 0.2 * len(used) if screen is None else screen.size
     costs = {Diagonal: Diagonal.cost(problem, rows, size), Schur: Schur.cost(problem, used, size)}
+    sparse = None if min(costs.values()) < CHEAP else Sparse.prepare(problem, rows, used)
     for kind in sorted(costs, key=lambda kind: costs[kind]):
-        if np.isfinite(costs[kind]):
+        if costs[kind] < (np.inf if sparse is None else sparse.cost):
             engine: Any = kind.prepare(problem, rows, used, context)
             if engine is not None:
                 return engine
-    return None
+    sparse = sparse or Sparse.prepare(problem, rows, used)
+    return None if sparse is None or sparse.cost == np.inf else sparse
 
 
 class Renewed:

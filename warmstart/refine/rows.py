@@ -14,6 +14,10 @@ Refined = tuple[dict[str, np.ndarray], int, KKT | None]
 """An iterate, the steps that led to it, and how far it is from optimal; None where the steps did not settle."""
 NOISE = 1e-7
 """A dual below this share of the largest one is the solver's rounding."""
+EDGE = 0.5
+"""Of a hint, beyond which a row is in the set."""
+FAR = 2.5
+"""A hint's largest entry: further out is no surer."""
 
 
 @dataclass(frozen=True, eq=False)

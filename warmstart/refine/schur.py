@@ -20,7 +20,7 @@ from warmstart.context import Context
 from warmstart.fast import kernels
 from warmstart.kkt import KKT, exact, kkt
 from warmstart.problem import QP, Matrices
-from warmstart.refine.rows import Refined, Rows, signs
+from warmstart.refine.rows import EDGE, FAR, Refined, Rows, signs
 
 CAP = 12  # primal-dual steps
 STALL = 2  # of them without fewer changes than ever before, after which the dual method takes over
@@ -28,8 +28,6 @@ PIVOTS = 400  # steps of the dual method
 SLACK = 0.02  # of the tolerance: violations below it are none
 LARGEST = 2500  # candidate rows: beyond, W grows out of the cache and of reason
 WIDEST = 600  # entries of the context
-EDGE = 0.5  # of a hint, beyond which a row is in the set
-FAR = 2.5  # a hint's largest entry: further out is no surer
 SINGULAR = 1e-11  # a pivot below this share of its diagonal entry: the row depends on those before it
 DENSE = 500  # rows of K up to which dense factors are faster
 SHIFT = 1e-10  # of K's largest entry: what makes its sparse factors safe

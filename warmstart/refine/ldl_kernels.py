@@ -1,0 +1,150 @@
+"""Compiled LDL' factorisation for one pattern (numba); `warmstart.refine.ldl` explains the arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+FAST = {"reassoc", "contract", "arcp", "nsz"}  # all but the assumption that there are no NaN and inf
+index = np.uintp  # an index that is never negative: see warmstart.refine.kernels
+
+
+@njit(cache=True)
+def symbolic(Rp, Rk):
+    """Elimination tree and pattern of L, by columns and by rows, of the strict lower triangle given by rows."""
+    size = len(Rp) - 1
+    parent, mark = np.full(size, -1, dtype=np.int64), np.full(size, -1, dtype=np.int64)
+    Lp, Tp = np.zeros(size + 1, dtype=np.int64), np.zeros(size + 1, dtype=np.int64)
+    for k in range(size):
+        mark[k] = k
+        for p in range(Rp[k], Rp[k + 1]):
+            i = Rk[p]
+            while mark[i] != k:
+                if parent[i] == -1:
+                    parent[i] = k
+                mark[i] = k
+                Lp[i + 1] += 1
+                Tp[k + 1] += 1
+                i = parent[i]
+    for k in range(size):
+        Lp[k + 1] += Lp[k]
+        Tp[k + 1] += Tp[k]
+    Li, Tk, Tpos = np.empty(Lp[size], np.int64), np.empty(Lp[size], np.int64), np.empty(Lp[size], np.int64)
+    end = Lp[:size].copy()
+    mark[:] = -1
+    for k in range(size):
+        mark[k] = k
+        for p in range(Rp[k], Rp[k + 1]):
+            i = Rk[p]
+            while mark[i] != k:
+                mark[i] = k
+                Li[end[i]] = k
+                end[i] += 1
+                i = parent[i]
+    end[:] = Tp[:size]
+    for k in range(size):
+        for p in range(Lp[k], Lp[k + 1]):
+            i = Li[p]
+            Tk[end[i]], Tpos[end[i]] = k, p
+            end[i] += 1
+    return parent, Lp, Li, Tp, Tk, Tpos
+
+
+@njit(cache=True, fastmath=FAST)
+def spread(dirty, parent):
+    """Mark every ancestor of a marked column: these are what has to be factorised anew."""
+    for j in range(len(dirty)):
+        if dirty[j] and parent[j] >= 0:
+            dirty[parent[j]] = True
+
+
+@njit(cache=True, fastmath=FAST)
+def _gather(j, begin, end, Tk, Tpos, Lp, Li, L, D, work):
+    """Subtract from column j in `work` what the columns of its entries begin..end give."""
+    for t in range(index(begin), index(end)):
+        first = index(Tpos[t])
+        entry = L[first]
+        if entry != 0.0:  # a column that is off costs nothing
+            k = index(Tk[t])
+            scaled = entry * D[k]
+            for p in range(first, index(Lp[k + 1])):
+                work[index(Li[p])] -= scaled * L[p]
+
+
+@njit(cache=True, fastmath=FAST, error_model="numpy")
+def factorise(parent, Lp, Li, Tp, Tk, Tpos, Tfirst, diagonal, below, off, unit, dirty, L, D, work):
+    """The marked columns of L and D from K: its diagonal (N,) and what is below, in the pattern of L.
+
+    What is `off` (N,) has an empty row and column and the pivot `unit` (N,). work (N,) is zero before and after.
+    Whether all pivots are finite and not zero.
+    """
+    fine = True
+    for j in range(len(D)):
+        if not dirty[j]:
+            continue
+        begin, end = index(Lp[j]), index(Lp[j + 1])
+        if off[j]:
+            D[j] = unit[j]
+            L[begin:end] = 0.0
+            continue
+        work[j] = diagonal[j]
+        for p in range(begin, end):
+            i = index(Li[p])
+            work[i] = 0.0 if off[i] else below[p]
+        _gather(j, Tfirst[j], Tp[j + 1], Tk, Tpos, Lp, Li, L, D, work)
+        pivot = work[j]
+        work[j] = 0.0
+        fine &= (abs(pivot) < np.inf) & (pivot != 0.0)
+        D[j] = pivot
+        inverse = 1.0 / pivot
+        for p in range(begin, end):
+            i = index(Li[p])
+            L[p] = work[i] * inverse
+            work[i] = 0.0
+    return fine
+
+
+@njit(cache=True, fastmath=FAST, error_model="numpy")
+def condense(static, parent, Lp, Li, Tp, Tk, Tpos, Tfirst, diagonal, below, off, unit, dirty, L, D, work):
+    """Eliminate the first `static` columns: their L and D; the others' diagonal and below become what is left of K.
+
+    Takes what `factorise` takes; afterwards the static columns are unmarked, the others marked.
+    """
+    size = len(D)
+    dirty[:static], dirty[static:] = True, False
+    fine = factorise(
+        parent, Lp, Li, Tp, Tk, Tpos, Tfirst * 0 + Tp[:size], diagonal, below, off, unit, dirty, L, D, work
+    )
+    for j in range(static, size):
+        begin, end = index(Lp[j]), index(Lp[j + 1])
+        work[j] = diagonal[j]
+        for p in range(begin, end):
+            work[index(Li[p])] = below[p]
+        _gather(j, Tp[j], Tfirst[j], Tk, Tpos, Lp, Li, L, D, work)
+        diagonal[j] = work[j]
+        work[j] = 0.0
+        for p in range(begin, end):
+            i = index(Li[p])
+            below[p] = work[i]
+            work[i] = 0.0
+    dirty[:static], dirty[static:] = False, True
+    return fine
+
+
+@njit(cache=True, fastmath=FAST, error_model="numpy")
+def solve(Lp, Li, L, D, off, b):
+    """Solve LDL' b = b in place, in the order of elimination; 0 for what is off."""
+    size = len(D)
+    for j in range(size):
+        if off[j]:
+            b[j] = 0.0  # constant columns of L know nothing of the set
+        v = b[j]
+        if v != 0.0:
+            for p in range(index(Lp[j]), index(Lp[j + 1])):
+                b[index(Li[p])] -= L[p] * v
+    for j in range(size - 1, -1, -1):
+        v = b[j] / D[j]
+        if not off[j]:
+            for p in range(index(Lp[j]), index(Lp[j + 1])):
+                v -= L[p] * b[index(Li[p])]
+        b[j] = v
