@@ -33,7 +33,8 @@ from warmstart.adapter import (
 from warmstart.context import BoundContext, Context
 from warmstart.errors import ProblemError, StructureError
 from warmstart.kkt import KKT, kkt
-from warmstart.problem import QP, Matrices
+from warmstart.matrices import Matrices
+from warmstart.problem import QP
 from warmstart.refine.express import open_express
 
 CODES: Any = osqp.SolverStatus  # members that no type checker sees: the compiled module makes them

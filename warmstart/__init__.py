@@ -6,6 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from warmstart.adapter import Start, Status
+from warmstart.cone_program import ConeProgram
+from warmstart.cones import Cones
 from warmstart.problem import QP, Problem
 from warmstart.result import Result
 from warmstart.solve import Solver, solve
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "QP",
+    "ConeProgram",
+    "Cones",
     "Family",
     "Grid",
     "Model",

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from warmstart.adapter import Adapter, Iterate, Residual, Start
-from warmstart.problem import REAL, Problem
+from warmstart.problem import Problem
+from warmstart.vectors import REAL
 
 NOTHING = Start()
 """The start that says nothing: cold, or a refinement from nothing."""

@@ -12,8 +12,8 @@ import numpy as np
 
 from warmstart.errors import ProblemError
 from warmstart.fast import kernels
+from warmstart.vectors import REAL
 
-REAL = "buif"  # kinds of dtype that are real numbers: Booleans, integers, floats
 BALANCE = 1e-6
 """Totals of a and b may differ by this share of the larger one; b is then scaled to a's total."""
 UNIT = 1e-6

@@ -17,7 +17,8 @@ from warmstart.adapter import Iterate
 from warmstart.context import Context
 from warmstart.fast import kernels
 from warmstart.kkt import KKT, exact, kkt
-from warmstart.problem import QP, Matrices
+from warmstart.matrices import Matrices
+from warmstart.problem import QP
 from warmstart.refine.rows import Refined, Rows
 
 CAP = 12  # steps

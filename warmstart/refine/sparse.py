@@ -19,7 +19,8 @@ from scipy.sparse.linalg import splu
 from warmstart.adapter import Iterate
 from warmstart.fast import kernels
 from warmstart.kkt import kkt
-from warmstart.problem import QP, Matrices
+from warmstart.matrices import Matrices
+from warmstart.problem import QP
 from warmstart.refine.ldl import Pattern, elimination_order
 from warmstart.refine.rows import EDGE, FAR, NOISE, Refined, Rows, signs
 
