@@ -21,8 +21,10 @@ from warmstart.predictors import Ridge
 from warmstart.problem import QP
 from warmstart.refine.diagonal import Diagonal
 from warmstart.refine.schur import PIVOTS, STALL, Schur
+from warmstart.refine.sparse import Sparse
 
 VECTORS = {"q", "l", "u"}
+NO_HINT = np.zeros(0)
 NO_HINTS = Ridge(np.zeros((0, 0)), np.zeros((0, 0)), np.zeros(0))
 OUT_OF_RANGE, UNSETTLED = -3, -4  # what the kernel says where the flow need not look again
 
@@ -31,22 +33,25 @@ class Express:
     """The express call for the problems of one Solver.
 
     `reach` is how far a context may move to begin with the last solution; beyond, `regressor` gives the hint. Where
-    there is none, or a linear one, the whole is one call, else two, with the regressor between them.
+    there is none, or a linear one, the whole is one call, else two, with the regressor between them; with the sparse
+    engine, whose steps take longer than a call, it is always two.
     """
 
     def __init__(
         self,
         fast: ModuleType,
-        engine: Schur | Diagonal,
+        engine: Schur | Diagonal | Sparse,
         bound: BoundContext,
         problem: QP,
         reach: float,
         regressor: Callable[[np.ndarray], np.ndarray] | None,
     ) -> None:
         context = bound.context
-        self._fast, self._engine, self._regressor = fast, engine, None if isinstance(regressor, Ridge) else regressor
+        self._fast, self._engine, self._regressor = fast, engine, regressor
         self._matrices, self._n, self._m = problem.matrices, problem.n, problem.m
-        self._I, self._F = _pack(engine, bound, problem, regressor if isinstance(regressor, Ridge) else NO_HINTS)
+        self._packed = None
+        if not isinstance(engine, Sparse) and (regressor is None or isinstance(regressor, Ridge)):
+            self._packed = _pack(engine, bound, problem, regressor or NO_HINTS)
         self._arrive = (
             context.first, context.mean, context.scale, bound.template.copy(), context.varying, context.source,
             context.basis, context.spread, context.limits,
@@ -75,9 +80,9 @@ class Express:
         n, m = self._n, self._m
         data, out = np.empty(n + 2 * m), np.empty(n + m)
         try:
-            if self._regressor is None:
+            if self._packed:
                 steps, measured = self._fast.express(
-                    self._I, self._F, q, l, u, self._duals, self._last, self._reach, tol, data, out
+                    *self._packed, q, l, u, self._duals, self._last, self._reach, tol, data, out
                 )
             else:
                 steps, measured = self._in_two(q, l, u, tol, data, out)
@@ -99,7 +104,6 @@ class Express:
         self, q: np.ndarray, l: np.ndarray, u: np.ndarray, tol: float, data: np.ndarray, out: np.ndarray
     ) -> tuple[int, tuple[float, ...]]:
         """Check and locate, then the hint, then refine and measure."""
-        assert self._regressor is not None
         n, m = self._n, self._m
         here = np.empty(len(self._last))
         stopped, score = self._fast.arrive(n, q, l, u, data, *self._arrive, here)
@@ -108,6 +112,8 @@ class Express:
         step, self._last = here - self._last, here
         if self._reach > 0 and step @ step <= self._reach**2 * len(here):
             hint = self._engine.hint_of(self._duals)
+        elif self._regressor is None:
+            hint = NO_HINT
         else:
             hint = self._regressor(here)
             if not np.isfinite(hint.sum()):
@@ -127,7 +133,7 @@ def open_express(
 ) -> Express | None:
     """The express call where there is one: compiled kernels, an engine of QPs, vectors alone that vary."""
     fast = kernels()
-    if fast is None or not isinstance(engine, Schur | Diagonal) or bound.context.names != ("q", "l", "u"):
+    if fast is None or not isinstance(engine, Schur | Diagonal | Sparse) or bound.context.names != ("q", "l", "u"):
         return None
     return Express(fast, engine, bound, problem, reach, regressor) if bound.exact else None
 

@@ -18,7 +18,7 @@ from scipy.sparse.linalg import splu
 
 from warmstart.adapter import Iterate
 from warmstart.fast import kernels
-from warmstart.kkt import kkt
+from warmstart.kkt import KKT, exact, kkt
 from warmstart.matrices import Matrices
 from warmstart.problem import QP
 from warmstart.refine.ldl import Pattern, elimination_order
@@ -31,6 +31,7 @@ SHIFT = 1e-10  # of K's largest entry: e
 SAFE_SHIFT = 1e-8  # the same for SuperLU, which may crash on a matrix that is nearly singular
 CORRECTIONS = 4
 ACCURACY = 0.05  # of the slack: what a residual may be
+ROUGH = 1e-4  # of the first residual: the same before the set has settled
 SCALAR = 6.0  # one multiplication of a sparse factorisation costs as much as so many of a dense one
 LARGEST = 3e7  # multiplications of a factorisation
 
@@ -92,7 +93,11 @@ class Sparse:
 
     def hint(self, problem: QP, iterate: Iterate) -> np.ndarray:
         """(c,) Signs of the candidate rows' duals."""
-        return signs(iterate["y"][self.layout.rows])
+        return self.hint_of(iterate["y"])
+
+    def hint_of(self, y: np.ndarray) -> np.ndarray:
+        """(c,) The hint that duals (m,) give."""
+        return signs(y[self.layout.rows])
 
     def targets(self, problems: Sequence[QP], iterates: Sequence[Iterate]) -> np.ndarray:
         """(N, c) What a predictor learns: 1/2 and its dual where a row is active, 1/2 less its slack elsewhere.
@@ -118,30 +123,43 @@ class Sparse:
 
     def solve(self, problem: QP, hint: np.ndarray, tol: float) -> Refined:
         """The completed iterate, the steps taken, and its KKT where the set settled. An empty hint: the empty set."""
+        x, y = np.empty(self._n), np.empty(self._m)
+        steps, found = self.settle(
+            kernels(), problem.q, problem.l, problem.u, hint, tol, x, y, problem.matrices
+        )  # fmt: skip
+        if steps < 0:
+            return {}, -1 - steps, None
+        return {"x": x, "y": y}, steps, exact(problem, x, y, KKT(*found)) if found else kkt(problem, x, y)
+
+    def settle(
+        self, fast: Any, q: np.ndarray, l: np.ndarray, u: np.ndarray, hint: np.ndarray, tol: float, x: np.ndarray,
+        y: np.ndarray, matrices: Matrices,
+    ) -> tuple[int, tuple[float, ...]]:  # fmt: skip
+        """The steps on plain vectors: x and y are filled; steps (negative: unsettled) and the KKT numbers.
+
+        `fast`: the kernels of warmstart.refine.kernels; without them there are no numbers.
+        """
         sign = np.zeros(self._m, dtype=np.int8)
         if len(hint) == len(self.layout.rows):
             rows = self.layout.rows
-            sign[rows] = np.where(hint > EDGE, problem.u[rows] < np.inf, 0)
-            sign[rows] -= np.where(hint < -EDGE, problem.l[rows] > -np.inf, 0).astype(np.int8)
-        fast = kernels("refine.sparse_kernels")
-        if self._factors is None or isinstance(self._factors, Compiled) != (fast is not None):
-            self._factors, self._matrices = (
-                Plain(self.layout) if fast is None else Compiled(self.layout, self._n, fast),
-                None,
-            )
-        if problem.matrices is not self._matrices:
-            self._factors.renew(self._values(problem, SAFE_SHIFT if fast is None else SHIFT))
-            self._matrices = problem.matrices
-        x, y = np.empty(self._n), np.empty(self._m)
-        steps = self._factors.settle(problem, sign, SLACK * tol, x, y)
-        if steps < 0:
-            return {}, -1 - steps, None
-        return {"x": x, "y": y}, steps, kkt(problem, x, y)
+            sign[rows] = (hint > EDGE) & (u[rows] < np.inf)
+            sign[rows] -= (hint < -EDGE) & (l[rows] > -np.inf)
+        compiled = None if fast is None else kernels("refine.sparse_kernels")
+        if self._factors is None or isinstance(self._factors, Compiled) != (compiled is not None):
+            self._factors = Plain(self.layout) if compiled is None else Compiled(self.layout, self._n, compiled)
+            self._matrices = None
+        if matrices is not self._matrices:
+            self._factors.renew(self._values(matrices, SAFE_SHIFT if compiled is None else SHIFT))
+            self._matrices = matrices
+        steps = self._factors.settle(q, l, u, matrices, sign, SLACK * tol, x, y)
+        if steps < 0 or fast is None:
+            return steps, ()
+        return steps, fast.kkt(*matrices.flat, q, l, u, x, y, np.empty(self._m))
 
-    def _values(self, problem: QP, share: float) -> np.ndarray:
+    def _values(self, matrices: Matrices, share: float) -> np.ndarray:
         """(k,) K's lower triangle."""
-        shift = share * max(np.abs(problem.P.data).max(initial=0.0), np.abs(problem.A.data).max(initial=0.0))
-        parts = np.concatenate([[0.0], problem.P.data, problem.A.data])
+        shift = share * max(np.abs(matrices.P.data).max(initial=0.0), np.abs(matrices.A.data).max(initial=0.0))
+        parts = np.concatenate([[0.0], matrices.P.data, matrices.A.data])
         return parts[self.layout.number] + shift * self.layout.shift
 
 
@@ -166,13 +184,16 @@ class Compiled:
         self._factors[0][:] = False
         self._sound = self._fast.condense(pattern.static, *pattern.flat, diagonal, below, *self._factors)
 
-    def settle(self, problem: QP, sign: np.ndarray, slack: float, x: np.ndarray, y: np.ndarray) -> int:
+    def settle(
+        self, q: np.ndarray, l: np.ndarray, u: np.ndarray, matrices: Matrices, sign: np.ndarray, slack: float,
+        x: np.ndarray, y: np.ndarray,
+    ) -> int:  # fmt: skip
         """Fill x and y from the set `sign` (m,); the steps, negative (-1 - steps) where they did not settle."""
         if not self._sound:
             return -1
         steps = self._fast.settle(
-            problem.q, problem.l, problem.u, *problem.matrices.flat[:6], sign, *self._layout, *self._pattern.flat,
-            *self._K, *self._factors, CAP, STALL, CORRECTIONS, ACCURACY * slack, slack, x, y,
+            q, l, u, *matrices.flat[:6], sign, *self._layout, *self._pattern.flat,
+            *self._K, *self._factors, CAP, STALL, CORRECTIONS, ACCURACY * slack, ROUGH, slack, x, y,
         )  # fmt: skip
         if not np.isfinite(self._factors[-2].sum()):
             self._factors[2][self._pattern.static :] = True
@@ -192,20 +213,24 @@ class Plain:
         triangle: Any = sp.csc_matrix((values, lower.indices, lower.indptr), shape=lower.shape)
         self._K = sp.csc_matrix(triangle + sp.tril(triangle, -1).T)
 
-    def settle(self, problem: QP, sign: np.ndarray, slack: float, x: np.ndarray, y: np.ndarray) -> int:
+    def settle(
+        self, q: np.ndarray, l: np.ndarray, u: np.ndarray, matrices: Matrices, sign: np.ndarray, slack: float,
+        x: np.ndarray, y: np.ndarray,
+    ) -> int:  # fmt: skip
         """As `Compiled.settle`."""
-        best, stalled, steps = problem.m + 1, 0, 0
+        best, stalled, steps = len(l) + 1, 0, 0
+        movable = self._movable
         while steps < CAP and stalled < STALL:
             steps += 1
             try:
-                dual, z = self._point(problem, sign, slack, x, y)
+                dual, z = self._point(q, np.where(sign > 0, u, l), matrices, sign, slack, x, y)
             except RuntimeError:  # exactly singular
                 break
-            new = _moved(problem, sign, dual, z, slack, self._movable)
+            new = _moved(l, u, sign, dual, z, slack, movable)
             changes = int((new != sign).sum())
             if changes == 0:
-                active = self._movable & (sign != 0)
-                right = (dual * sign > 0) | (problem.l == problem.u)
+                active = movable & (sign != 0)
+                right = (dual * sign > 0) | (l == u)
                 y[active] = np.where(right, dual, 0.0)[active]
                 return steps
             sign[:] = new
@@ -219,23 +244,23 @@ class Plain:
         return np.isin(np.arange(layout.m), np.concatenate([layout.kept[layout.unequal], layout.fixing]))
 
     def _point(
-        self, problem: QP, sign: np.ndarray, slack: float, x: np.ndarray, y: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+        self, q: np.ndarray, bound: np.ndarray, matrices: Matrices, sign: np.ndarray, slack: float, x: np.ndarray,
+        y: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
         """Solve with the rows of the set as equalities: fills x and y, gives all duals (m,) and Ax (m,)."""
-        layout, n = self._layout, problem.n
-        bound = np.where(sign > 0, problem.u, problem.l)
+        layout, P, A, n = self._layout, matrices.P, matrices.A, matrices.n
         fixed = sign[layout.fixing] != 0
         off = np.zeros(len(self._order), dtype=bool)
         off[layout.variable[fixed]] = True
         off[n:] = layout.unequal & (sign[layout.kept] == 0)
-        coefficient = problem.A.data[layout.entry]
+        coefficient = A.data[layout.entry]
         x[:], y[:] = 0.0, 0.0
         x[layout.variable[fixed]] = (bound[layout.fixing] / coefficient)[fixed]
         keep = sp.diags_array((~off).astype(float))
         pivots = np.where(off, np.where(np.arange(len(off)) < n, 1.0, -1.0), 0.0)
         K = sp.csc_matrix(keep @ self._K @ keep + sp.diags_array(pivots))
         factor = splu(K[self._order][:, self._order], permc_spec="NATURAL", diag_pivot_thresh=0.0)
-        gradient, z, last = problem.P @ x + problem.q, problem.A @ x, np.inf
+        gradient, z, last = P @ x + q, A @ x, np.inf
         for _ in range(CORRECTIONS):
             right = np.concatenate([-gradient, bound[layout.kept] - z[layout.kept]])
             right[off] = 0.0
@@ -247,22 +272,22 @@ class Plain:
             step[self._order] = factor.solve(right[self._order])
             x += step[:n]
             y[layout.kept] += step[n:]
-            gradient, z = problem.P @ x + problem.q + problem.A.T @ y, problem.A @ x
+            gradient, z = P @ x + q + A.T @ y, A @ x
         dual = y.copy()
         dual[layout.fixing[fixed]] = (-gradient[layout.variable] / coefficient)[fixed]
         return dual, z
 
 
 def _moved(
-    problem: QP, sign: np.ndarray, dual: np.ndarray, z: np.ndarray, slack: float, movable: np.ndarray
+    l: np.ndarray, u: np.ndarray, sign: np.ndarray, dual: np.ndarray, z: np.ndarray, slack: float, movable: np.ndarray
 ) -> np.ndarray:
     """The set that follows: rows of the wrong sign leave, violated ones enter."""
     new = sign.copy()
     wrong = movable & (dual * sign < -slack)
-    new[wrong] = np.where(problem.l == problem.u, -sign, 0)[wrong]
+    new[wrong] = np.where(l == u, -sign, 0)[wrong]
     free = movable & (sign == 0)
-    new[free & (z > problem.u + slack)] = 1
-    new[free & (z < problem.l - slack)] = -1
+    new[free & (z > u + slack)] = 1
+    new[free & (z < l - slack)] = -1
     return new
 
 

@@ -38,7 +38,7 @@ def _switch(i, on, Tp, Tk, Tfirst, off, dirty):
 @njit(cache=True, fastmath=FAST, error_model="numpy")
 def settle(
     q, l, u, Pp, Pi, Pv, Ap, Ai, Av, sign, kept, unequal, fixing, variable, entry, place, parent, Lp, Li, Tp, Tk, Tpos,
-    Tfirst, diagonal, below, off, unit, dirty, L, D, work, cap, stall, corrections, small, slack, x, y,
+    Tfirst, diagonal, below, off, unit, dirty, L, D, work, cap, stall, corrections, small, rough, slack, x, y,
 ):  # fmt: skip
     """Steps from the set `sign` (m,) until none changes sides; x (n,) and y (m,) are filled.
 
@@ -67,34 +67,42 @@ def settle(
         dirty[:] = False
         if not fine:
             return -1 - steps
-        last = np.inf
-        for correction in range(corrections + 1):
-            _products(Pp, Pi, Pv, Ap, Ai, Av, q, x, y, gradient, z)
-            size = 0.0
-            for j in range(n):
-                at = index(place[j])
-                b[at] = 0.0 if off[at] else -gradient[j]
-                size = max(size, abs(b[at]))
+        last, size, goal, left = np.inf, 0.0, -1.0, corrections
+        while True:
+            while True:
+                _products(Pp, Pi, Pv, Ap, Ai, Av, q, x, y, gradient, z)
+                size = 0.0
+                for j in range(n):
+                    at = index(place[j])
+                    b[at] = 0.0 if off[at] else -gradient[j]
+                    size = max(size, abs(b[at]))
+                for t in range(g):
+                    at, i = index(place[n + t]), kept[t]
+                    b[at] = 0.0 if off[at] else (u[i] if sign[i] > 0 else l[i]) - z[i]
+                    size = max(size, abs(b[at]))
+                if goal < 0.0:
+                    goal = max(small, rough * size)
+                if left == 0 or size <= goal or not size < 0.5 * last:
+                    break
+                last, left = size, left - 1
+                solve(Lp, Li, L, D, off, b)
+                for j in range(n):
+                    x[j] += b[index(place[j])]
+                for t in range(g):
+                    y[kept[t]] += b[index(place[n + t])]
+            changes = 0
+            for f in range(len(fixing)):
+                i = fixing[f]
+                y[i] = -gradient[variable[f]] / Av[entry[f]] if sign[i] != 0 else 0.0
+                changes += _move(i, l, u, y, z, slack, sign)
             for t in range(g):
-                at, i = index(place[n + t]), kept[t]
-                b[at] = 0.0 if off[at] else (u[i] if sign[i] > 0 else l[i]) - z[i]
-                size = max(size, abs(b[at]))
-            if correction == corrections or size <= small or not size < 0.5 * last:
+                if unequal[t]:
+                    changes += _move(kept[t], l, u, y, z, slack, sign)
+            if changes > 0 or goal == small:
                 break
-            last = size
-            solve(Lp, Li, L, D, off, b)
-            for j in range(n):
-                x[j] += b[index(place[j])]
-            for t in range(g):
-                y[kept[t]] += b[index(place[n + t])]
-        changes = 0
-        for f in range(len(fixing)):
-            i = fixing[f]
-            y[i] = -gradient[variable[f]] / Av[entry[f]] if sign[i] != 0 else 0.0
-            changes += _move(i, l, u, y, z, slack, sign)
-        for t in range(g):
-            if unequal[t]:
-                changes += _move(kept[t], l, u, y, z, slack, sign)
+            goal = small  # the set settled: now solve for it accurately, and look again
+            for f in range(len(fixing)):
+                y[fixing[f]] = 0.0
         if changes == 0:
             for i in range(m):
                 if y[i] * sign[i] < 0.0 and l[i] != u[i]:

@@ -26,6 +26,8 @@ COMPARED = 0.9  # share of the contexts' variance in which neighbours are compar
 VOTERS = 8  # nearest training problems that vote on a set
 HELD = 0.1  # share of the problems on which the errors of hints are measured
 EDGE = 0.5  # of a hint, beyond which a row is in the set
+FEW = 8  # entries of a context for each number that determines it, from which on these are few
+EXACT = 1e-9  # of the largest singular value: what is smaller is rounding
 
 
 def fit_constant(data: Data, seed: int) -> Constant:
@@ -198,6 +200,8 @@ def fit_hint(
     """
     if discrete and name in ("nearest", "votes"):
         return fit_nearest_set(data, seed) if name == "nearest" else fit_votes(data, seed)
+    if name == "mlp" and _few_inputs(data):
+        return fit_network(replace(data, losses=LOSSES), seed)
     held = max(1, int(HELD * len(data.contexts)))
     if doubt is not None and len(data.contexts) > 2 * held and len(doubt(np.zeros((1, data.outputs.shape[1])))):
         first = FITTERS[name](replace(data, contexts=data.contexts[held:], outputs=data.outputs[held:]), seed)
@@ -205,6 +209,13 @@ def fit_hint(
         outputs = np.hstack([data.outputs, np.tile(said, (len(data.outputs), 1))])
         data = replace(data, outputs=outputs, code={"hint": outputs.shape[1:]})
     return FITTERS[name](data, seed)
+
+
+def _few_inputs(data: Data) -> bool:
+    """Whether contexts are long vectors that a few numbers determine: then a network alone is small and accurate."""
+    rows = data.contexts[: 2 * data.contexts.shape[1]]
+    singular = np.linalg.svd(rows - rows.mean(axis=0), compute_uv=False)
+    return FEW * int((singular > EXACT * singular[0]).sum()) < data.contexts.shape[1]
 
 
 def hint_names(names: Sequence[str], discrete: bool) -> list[str]:
