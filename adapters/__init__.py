@@ -14,5 +14,6 @@ class Entry(NamedTuple):
 
 ADAPTERS: dict[str, Entry] = {
     "osqp": Entry("warmstart.adapters.osqp", "QP", ("osqp",), None),
+    "scs": Entry("warmstart.adapters.scs", "ConeProgram", ("scs",), None),
     "sinkhorn": Entry("warmstart.adapters.sinkhorn", "Transport", ("ott",), "ot"),
 }

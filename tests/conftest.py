@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from warmstart import QP, Grid, Transport, adapter
+from warmstart import QP, ConeProgram, Cones, Grid, Transport, adapter
 from warmstart.adapters import ADAPTERS
 
 
@@ -77,7 +77,55 @@ def _sinkhorn() -> Examples:
     return Examples(problems, 1e-4, {"omega": 1.2, "inner_iterations": 5})
 
 
-EXAMPLES: dict[str, Callable[[], Examples]] = {"osqp": cache(_osqp), "sinkhorn": cache(_sinkhorn)}
+def random_cone_program(rng: np.random.Generator, n: int, cones: Cones) -> ConeProgram:
+    """A strictly convex program with a known feasible point in x and a bounded solution."""
+    A = rng.standard_normal((cones.m, n)) * (rng.random((cones.m, n)) < 0.7)
+    factor = rng.standard_normal((n, n))
+    s = cones.project(rng.standard_normal(cones.m))
+    return ConeProgram(
+        factor @ factor.T / n + 0.1 * np.eye(n), rng.standard_normal(n), A, A @ rng.standard_normal(n) + s, cones
+    )
+
+
+def infeasible_cone_program(program: ConeProgram, margin: float = 1.0) -> ConeProgram:
+    """A program with two rows more, non-negative ones that ask x_0 to be at least and at most something."""
+    return _with_rows(program, [[-1.0], [1.0]], [-margin, -margin])
+
+
+def unbounded_cone_program(program: ConeProgram) -> ConeProgram:
+    """A program in which one more variable improves the objective forever."""
+    n, m = program.n, program.m
+    P, A = np.zeros((n + 1, n + 1)), np.zeros((m, n + 1))
+    P[:n, :n], A[:, :n] = program.P.toarray(), program.A.toarray()
+    wider = ConeProgram(P, np.append(program.c, -1.0), A, program.b, program.cones)
+    return _with_rows(wider, [[-1.0]], [0.0], column=n)
+
+
+def _with_rows(program: ConeProgram, values: list[list[float]], b: list[float], column: int = 0) -> ConeProgram:
+    """One column's entries in new non-negative rows."""
+    cones, k = program.cones, len(values)
+    at = cones.z + cones.l
+    rows = np.zeros((k, program.n))
+    rows[:, column] = np.ravel(values)
+    A = program.A.toarray()
+    return ConeProgram(
+        program.P,
+        program.c,
+        np.vstack([A[:at], rows, A[at:]]),
+        np.concatenate([program.b[:at], b, program.b[at:]]),
+        cones.as_scs() | {"l": cones.l + k},
+    )
+
+
+def _scs() -> Examples:
+    rng = np.random.default_rng(5)
+    head = random_cone_program(rng, 8, Cones(z=2, l=4, q=[3, 4], s=[3]))
+    problems = [head] + [head.replace(c=rng.standard_normal(8)) for _ in range(4)]
+    infeasible, unbounded = infeasible_cone_program(head), unbounded_cone_program(head)
+    return Examples(problems, 1e-4, {"scale": 1.0, "acceleration_lookback": 0}, infeasible, unbounded)
+
+
+EXAMPLES: dict[str, Callable[[], Examples]] = {"osqp": cache(_osqp), "scs": cache(_scs), "sinkhorn": cache(_sinkhorn)}
 """The one place where an adapter adds its example problems."""
 
 

@@ -161,8 +161,8 @@ class Adapter(Protocol):
     """What is tried for runs from a predicted start, in rounds, around the tuned parameters."""
     sweeping: tuple[Mapping[str, Any], ...]
     """What is tried, end to end, in place of the parameters that suit a run from a predicted start."""
-    check: str
-    """The parameter that holds the number of iterations between the solver's termination checks."""
+    check: str | None
+    """The parameter that holds the number of iterations between the solver's termination checks; None: it is fixed."""
 
     def slots(self, problem: Any) -> dict[str, tuple[int, ...]]:
         """Every slot that the solver resumes from, with its shape."""
@@ -221,6 +221,11 @@ class Adapter(Protocol):
     def open(self, problem: Any, parameters: Parameters) -> Workspace:
         """A workspace in fresh solver state, with the solver's defaults where `parameters` says nothing."""
         ...
+
+
+def often(adapter: Adapter) -> dict[str, Any]:
+    """The parameters of a Start that make the solver look at its termination test after every iteration."""
+    return {adapter.check: 1} if adapter.check else {}
 
 
 def split(flat: np.ndarray, slots: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from warmstart.adapter import Adapter, Iterate, Parameters, Screen, Start
+from warmstart.adapter import Adapter, Iterate, Parameters, Screen, Start, often
 from warmstart.errors import ProblemError
 from warmstart.model import Model
 from warmstart.plan import Plan, Proposal, previous_start
@@ -100,7 +100,7 @@ def _refined_cold(setting: Setting) -> Model | None:
     if adapter.engine(setting.train[0], model.context, screen) is None:
         return None
     pipeline = replace(model.pipeline(setting.tol), predictor=None, refine=True, follow=False)
-    pipeline = replace(pipeline, parameters={adapter.check: 1})
+    pipeline = replace(pipeline, parameters=often(adapter))
     return replace(model, screen=screen, predictors={}, pipelines={setting.tol: pipeline}, uncompiled={})
 
 
@@ -131,7 +131,7 @@ def _retune(
     """
     adapter, tol = setting.adapter, setting.tol
     rounds = [choices for choices in adapter.starting if choices.keys() != {adapter.check}]
-    near = [*rounds, {adapter.check: CHECKS}]
+    near = [*rounds, {adapter.check: CHECKS}] if adapter.check else rounds
     tuned = tune(adapter, problems, tol, base=base, grid=near, starts=starts, tail=0.0)
     if tuned is None:
         return base
@@ -178,7 +178,7 @@ def _kept(setting: Setting, warm_start: Any) -> Arm:
 def _exact(setting: Setting, base: Parameters, references: Mapping[int, Result]) -> Arm:
     """The bound: started from the stored solution, which costs nothing to look up."""
     known = [setting.solutions[0]]
-    arm = _kept(setting, Plan(base, lambda problem, previous: (Start(known[0], {setting.adapter.check: 1}), "")))
+    arm = _kept(setting, Plan(base, lambda problem, previous: (Start(known[0], often(setting.adapter)), "")))
 
     def solve_from_solution(instance: Instance) -> Result:
         known[0] = references[id(instance[0])].iterate

@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Any
 
 from warmstart import adapter as seam
-from warmstart.adapter import Adapter
+from warmstart.adapter import Adapter, often
 from warmstart.arms import NEIGHBOURS
 from warmstart.context import find as find_context
 from warmstart.curves import residual_curves
@@ -174,7 +174,7 @@ def untrained(family: Family, adapter: Adapter, tol: float) -> Model:
     pipeline = Pipeline(
         predictor=None,
         refine=refine,
-        parameters={adapter.check: 1} if refine else {},
+        parameters=often(adapter) if refine else {},
         tuned={},
         budget=CALLABLE_BUDGET,
         cold_budget=limit,

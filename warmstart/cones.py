@@ -172,6 +172,27 @@ class Cones:
         """How far w (m,) is from the dual cones, in the largest norm."""
         return float(np.abs(w - self.project_dual(w)).max(initial=0.0))
 
+    @cached_property
+    def simple(self) -> tuple[int, int, np.ndarray, int]:
+        """z, l, the sizes of the second-order cones and where these begin: what the compiled kernels take."""
+        return self.z, self.l, np.array(self.q, dtype=np.int64), self.layout.get("q", range(0)).start
+
+    @cached_property
+    def others(self) -> tuple[Group, ...]:
+        """The groups of all other cones."""
+        return tuple(group for group in self.groups if group.kind != "q")
+
+    def outside(self, w: np.ndarray, groups: tuple[Group, ...]) -> float:
+        """How far w (m,) is from the cones of these groups, in the largest norm."""
+        return max(float(np.abs(project(w[rows]) - w[rows]).max()) for _, rows, project in groups)
+
+    def outside_dual(self, w: np.ndarray, groups: tuple[Group, ...]) -> float:
+        """How far w (m,) is from the duals of the cones of these groups, in the largest norm."""
+        return max(
+            float(np.abs(project(-w[rows]) if kind not in SELF_DUAL else project(w[rows]) - w[rows]).max())
+            for kind, rows, project in groups
+        )
+
 
 def triangle(order: int) -> int:
     """Entries of the lower triangle of a matrix."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from warmstart import adapter as seam
-from warmstart.adapter import Adapter, Iterate, Parameters, Start, Workspace
+from warmstart.adapter import Adapter, Iterate, Parameters, Start, Workspace, often
 from warmstart.arms import NEIGHBOURS, Neighbours, Setting
 from warmstart.model import Model
 from warmstart.plan import Plan
@@ -106,11 +106,11 @@ def _curve(adapter: Adapter, trial: Trial, problems: Sequence[Any], tol: float, 
 
     Runs check after every iteration: a solver that stops at checks alone would go beyond a limit between two.
     """
-    often, ratios = {adapter.check: 1}, []
+    ratios = []
     for start, problem in zip(trial.starts, problems, strict=True):
         begin = start.iterate if start and start.iterate else adapter.cold(problem)
-        run = start and replace(start, parameters={**start.parameters, **often})
-        workspace = adapter.open(problem, {**trial.parameters, **often})
+        run = start and replace(start, parameters={**start.parameters, **often(adapter)})
+        workspace = adapter.open(problem, {**trial.parameters, **often(adapter)})
         iterates = [begin, *_iterates(workspace, run, FINER * tol, caps)]
         ratios.append([adapter.residual(problem, iterate, tol).ratio for iterate in iterates])
     return np.concatenate([[0], caps]), np.median(ratios, axis=0)

@@ -34,11 +34,16 @@ class Matrices:
         blocks = [[P, sp.csc_matrix((self.n, self.m))], [A, sp.csc_matrix((self.m, self.m))], [None, A.T]]
         return sp.csr_matrix(sp.bmat(blocks, format="csr"))
 
+    @property
+    def columns(self) -> tuple[np.ndarray, ...]:
+        """The arrays of P and A, by columns."""
+        P, A = self.P, self.A
+        return P.indptr, P.indices, P.data, A.indptr, A.indices, A.data
+
     @cached_property
     def flat(self) -> tuple[np.ndarray, ...]:
         """The arrays of P and A, and `runs`: what the compiled kernels take."""
-        P, A = self.P, self.A
-        return P.indptr, P.indices, P.data, A.indptr, A.indices, A.data, self.runs
+        return *self.columns, self.runs
 
     @cached_property
     def runs(self) -> np.ndarray:

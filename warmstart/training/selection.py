@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from warmstart.adapter import Adapter
+from warmstart.adapter import Adapter, often
 from warmstart.model import Model, Pipeline, moved
 from warmstart.plan import Plan
 from warmstart.solve import Solver
@@ -52,7 +52,7 @@ def choose(setting: Setting, model: Model, refinable: bool) -> tuple[Pipeline, d
 
 
 def _tuned_only(setting: Setting) -> Pipeline:
-    interval = int(setting.tuned.parameters.get(setting.adapter.check, 1))
+    interval = int(setting.tuned.parameters.get(setting.adapter.check or "", 1))
     budget = max(2 * int(np.ceil(setting.tuned.iterations)), interval)
     cold = max(10 * budget, 5 * setting.tuned.worst)
     return Pipeline(None, False, {}, setting.tuned.parameters, budget, cold)
@@ -90,7 +90,7 @@ def _plain(setting: Setting, model: Model, base: Pipeline) -> dict[str, Pipeline
 
 def _refined(setting: Setting, model: Model, base: Pipeline) -> dict[str, Pipeline]:
     """The refinement from nothing, and from every predictor of hints; the solver then checks at once."""
-    refined = replace(base, refine=True, parameters={setting.adapter.check: 1})
+    refined = replace(base, refine=True, parameters=often(setting.adapter))
     hints = [name for name in model.predictors if name.startswith("hint-")]
     return {"refined": refined} | {name: replace(refined, predictor=name) for name in hints}
 
@@ -102,7 +102,7 @@ def _following(setting: Setting, model: Model, best: Pipeline, refinable: bool) 
     reach = 1.1 * float(np.quantile([moved(b, a) for a, b in pairwise(contexts)], 0.95))
     found = {}
     if refinable and (best.refine or best.predictor is None):
-        base = replace(best, refine=True, follow_only=not best.refine, parameters={setting.adapter.check: 1})
+        base = replace(best, refine=True, follow_only=not best.refine, parameters=often(setting.adapter))
         found["refined previous"] = replace(base, follow=True, reach=reach)
     if not best.refine:
         problems = setting.trajectory[: TUNING_PROBLEMS + 1]
