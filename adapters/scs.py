@@ -26,11 +26,12 @@ import numpy as np
 import scipy.sparse as sp
 import scs
 
-from warmstart.adapter import Iterate, Outcome, Parameters, Residual, Screen, Start, Status, join, split
+from warmstart.adapter import Engine, Iterate, Outcome, Parameters, Residual, Screen, Start, Status, join, split
 from warmstart.cone_kkt import ConeKKT, cone_kkt, proves_infeasible, proves_unbounded
 from warmstart.cone_program import ConeProgram
 from warmstart.context import BoundContext, Context
 from warmstart.errors import ProblemError, StructureError
+from warmstart.refine.newton import Newton, typical_ratio
 
 EPS_INFEAS = 1e-7  # SCS's default
 TIGHTEN = 0.5  # a resumed run aims at this fraction of the tolerance that our residual missed
@@ -175,17 +176,18 @@ class ScsAdapter:
     def mirrored(self, problem: ConeProgram, iterate: Iterate) -> None:
         return None
 
-    def engine(self, problem: ConeProgram, context: Context | None, screen: Screen | None) -> None:
-        return None
+    def engine(self, problem: ConeProgram, context: Context | None, screen: Screen | None) -> Newton | None:
+        return Newton.prepare(problem, screen)
 
     def express(
-        self, engine: None, bound: BoundContext, problem: ConeProgram, reach: float, regressor: Any,
+        self, engine: Engine | None, bound: BoundContext, problem: ConeProgram, reach: float, regressor: Any,
         parameters: Parameters,
     ) -> None:  # fmt: skip
         return None
 
-    def screen(self, problem: ConeProgram, iterates: Sequence[Iterate]) -> None:
-        return None
+    def screen(self, problem: ConeProgram, iterates: Sequence[Iterate]) -> Screen:
+        """The size is that of s against y, which the refinement's splitting of w = s - size y needs to know."""
+        return Screen(np.zeros(0, dtype=np.int64), typical_ratio(iterates))
 
     def open(self, problem: ConeProgram, parameters: Parameters) -> ScsWorkspace:
         return ScsWorkspace(problem, parameters)
