@@ -16,13 +16,14 @@ from warmstart.plan import Plan, Proposal, previous_start
 from warmstart.predictors import Nearest, Network
 from warmstart.problem import QP
 from warmstart.result import Result
+from warmstart.shift import Shift
 from warmstart.solve import Solver, solve
 from warmstart.stopwatch import Arm, measure
 from warmstart.training.tuning import tune
 from warmstart.transport import Transport
 
 Instance = tuple[Any, dict[str, np.ndarray]]
-STOCK = ("default", "tuned", "previous", "nearest")
+STOCK = ("default", "tuned", "previous", "shifted", "nearest")
 """What every wrapped solver offers by itself, beside its own initialisers; see `stock`."""
 CHECKS = (1, 2, 3, 5, 10, 25)  # iterations between checks that are tried for every stock arm
 CHEAP = 2e-3  # seconds of a solve up to which the whole grid is searched again
@@ -65,6 +66,12 @@ def build(setting: Setting, references: Mapping[int, Result]) -> tuple[dict[str,
         arms["previous"] = _kept(
             setting, Plan(parameters["previous"], previous_start, setting.max_iterations, guarded=False)
         )
+        if shift := setting.model.shift:
+            parameters["shifted"] = _retune(setting, parameters["tuned"], steps[1:], [shift(i) for i in before])
+            propose = partial(_shifted, shift)
+            arms["shifted"] = _kept(
+                setting, Plan(parameters["shifted"], propose, setting.max_iterations, guarded=False)
+            )
     neighbours = Neighbours(setting)
     others = [neighbours.start(problem, leave_out=i) for i, problem in enumerate(problems)]
     parameters["nearest"] = _retune(setting, parameters["tuned"], problems, others)
@@ -84,6 +91,11 @@ def build(setting: Setting, references: Mapping[int, Result]) -> tuple[dict[str,
 def stock(setting: Setting) -> tuple[str, ...]:
     """The names of the arms whose strongest is what learning is measured against, whether or not they are there."""
     return (*STOCK, *setting.adapter.initialisers(setting.train[0]))
+
+
+def _shifted(shift: Shift, problem: Any, previous: Iterate | None) -> Proposal:
+    """The previous solution, moved on by one stage."""
+    return previous_start(problem, None if previous is None else shift(previous))
 
 
 def _initialised(initialise: Callable[[Any], Iterate], problem: Any, previous: Iterate | None) -> Proposal:

@@ -19,6 +19,7 @@ from warmstart.fast import kernels
 from warmstart.guard import NOTHING
 from warmstart.plan import Plan, Proposal
 from warmstart.predictors import Regressor
+from warmstart.shift import Shift
 
 TUNED_ONLY = "the model chose tuned parameters only"
 
@@ -31,6 +32,7 @@ class Pipeline:
     the refinement begins with nothing. `follow` says that a problem whose context moved no further than `reach` from
     the last one starts from the last solution, with `follow_parameters`; with `follow_only` any other problem is solved
     with tuned parameters alone. `initialiser` names one of the solver's own, where that was faster than any predictor.
+    With `shifted` the last solution is moved on by one stage first.
     """
 
     predictor: str | None
@@ -44,6 +46,7 @@ class Pipeline:
     reach: float = 0.0
     follow_only: bool = False
     initialiser: str = ""
+    shifted: bool = False
 
     def card(self) -> dict[str, Any]:
         """The pipeline as JSON."""
@@ -65,6 +68,7 @@ class Model:
     pipelines: Mapping[float, Pipeline]
     screen: Screen | None = None
     uncompiled: Mapping[float, Pipeline] = field(default_factory=dict)
+    shift: Shift | None = None
 
     def pipeline(self, tol: float) -> Pipeline:
         """The pipeline trained for the tolerance nearest `tol`, for this machine with or without compiled kernels."""
@@ -81,7 +85,7 @@ class Model:
         if engine or pipeline.predictor or pipeline.follow or pipeline.initialiser:
             propose = Proposer(self, pipeline, bound, engine)
         express = None
-        if (engine or (pipeline.predictor and not pipeline.follow)) and not pipeline.follow_only:
+        if (engine or (pipeline.predictor and not pipeline.follow)) and not (pipeline.follow_only or pipeline.shifted):
             regressor = self.predictors[pipeline.predictor] if pipeline.predictor else None
             reach = pipeline.reach if pipeline.follow else 0.0
             express = adapter.express(engine, bound, problem, reach, regressor, pipeline.parameters)
@@ -122,6 +126,8 @@ class Proposer:
             return None, reason
         pipeline = self._pipeline
         if pipeline.follow and previous is not None and last is not None and moved(context, last) <= pipeline.reach:
+            if pipeline.shifted and self._model.shift:
+                previous = self._model.shift(previous)
             if self._engine:
                 return Start(hint=self._engine.hint(problem, previous)), ""
             return Start(previous, pipeline.follow_parameters), ""
@@ -152,6 +158,8 @@ def save(model: Model, path: str | PathLike[str], *, force: bool = False) -> Non
     if model.screen is not None:
         assert model.screen.used is not None
         stored |= {"screen.used": model.screen.used, "screen.size": np.array([model.screen.size])}
+    if model.shift is not None:
+        stored |= {f"shift.{name}": value for name, value in vars(model.shift).items()}
     card = dict(model.card) | {
         "context": model.context.card(),
         "slots": {slot: list(shape) for slot, shape in model.code.items()},
@@ -203,7 +211,9 @@ def _build(stored: dict[str, np.ndarray], card: dict[str, Any], label: str) -> M
         uncompiled = {entry.pop("tol"): Pipeline(**entry) for entry in card.pop("uncompiled")}
         screen = _under("screen.", stored)
         kept = Screen(screen["used"], float(screen["size"][0])) if screen else None
-        model = Model(card, context, code, regressors, pipelines, kept, uncompiled)
+        moves = _under("shift.", stored)
+        shift = Shift(moves["rows"], moves["columns"], moves["values"]) if moves else None
+        model = Model(card, context, code, regressors, pipelines, kept, uncompiled, shift)
         _check(model)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise ModelFileError(f"{label}: its card and its arrays do not fit together ({error!r})") from None
@@ -226,5 +236,7 @@ def _check(model: Model) -> None:
             continue
         if model.predictors[pipeline.predictor](middle).shape != (size,) and not pipeline.refine:
             raise ValueError(f"predictor {pipeline.predictor} gives a wrong number of values")
+    if model.shift is not None and {model.shift.rows.dtype.kind, model.shift.columns.dtype.kind} != {"i"}:
+        raise ValueError("the places of the shift are no whole numbers")
     if not model.pipelines or "solver" not in model.card:
         raise ValueError("no pipelines or no solver")

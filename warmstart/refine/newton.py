@@ -13,8 +13,8 @@ quasi-definite where faces are degenerate.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -27,13 +27,14 @@ from warmstart.fast import kernels
 from warmstart.matrices import Matrices
 from warmstart.projections import matrices, triangles
 from warmstart.refine.ldl import Pattern
-from warmstart.refine.newton_layout import Layout
+from warmstart.refine.newton_layout import Block, Layout
 
 CAP = 15  # Newton steps
 STALL = 4  # steps within which the residual must halve
 SWEEPS = 5  # steps of the splitting before Newton's, from nothing
 RELAXED = 1.5  # the splitting's over-relaxation
 RHO = 1e-6  # e of the splitting
+NEGLIGIBLE = 1e-3  # what e may be to be left out of a sum
 SHARE, SMALLEST, LARGEST = 0.1, 1e-9, 0.1  # of the residual: e, and its limits
 INFINITE = 1e8  # an eigenvalue of M in a direction in which the cone does not curve
 ACCEPTED = 0.9  # of the tolerance
@@ -106,74 +107,114 @@ class Compiled:
 
     def __init__(self, layout: Layout, fast: Any) -> None:
         self._fast, self._layout = fast, layout
-        pattern = Pattern.of(layout.lower, fast)
+        self._pattern = pattern = Pattern.of(layout.lower, fast)
         size, blocks = len(pattern.order), layout.blocks
-        offsets = np.cumsum([0, *(block.order**2 for block in blocks)])
-        spun = [(b, *vector) for b, block in enumerate(blocks) for vector in block.spun]
         self._cones = (
             layout.z, layout.l, _ints(begin for begin, _, _ in layout.cones), _ints(q for _, q, _ in layout.cones),
-            _joined([places for _, _, places in layout.cones]), _ints(block.rows.start for block in blocks),
-            _ints(block.order for block in blocks), offsets,
+            self._inside(_joined(places for _, _, places in layout.cones)),
         )  # fmt: skip
-        turned = [block.columns if len(block.columns) else np.full(len(block.rows), -1) for block in blocks]
-        self._turned = _joined(turned)
-        self._spun = (
-            _ints(b for b, *_ in spun), np.cumsum([0, *(len(index) for _, index, _, _ in spun)]),
-            _joined([index for _, index, _, _ in spun]), np.cumsum([0, *(len(places) for *_, places in spun)]),
-            _joined([places for *_, places in spun]),
+        spun = [vector for block in blocks for vector in block.vectors]
+        self._blocks = (
+            _ints(block.rows.start for block in blocks), _ints(block.order for block in blocks),
+            _starts(block.order**2 for block in blocks),
+            _joined(b.columns if len(b.columns) else np.full(len(b.rows), -1) for b in blocks),
+            _starts(len(block.touched) for block in blocks), _joined(block.touched for block in blocks),
+            _starts(len(block.places) for block in blocks), self._inside(_joined(block.places for block in blocks)),
+            _starts(len(block.touched) * len(block.rows) for block in blocks),
+            _starts(len(index) for index, _ in spun), _joined(index for index, _ in spun),
         )  # fmt: skip
-        self._pattern = pattern
-        self._places = (pattern.place, layout.diagonal, pattern.diagonal, pattern.inside, pattern.at)
-        self._buffers = (np.zeros(size), np.zeros(len(pattern.Li)), np.zeros(size, dtype=np.bool_))
+        self._places = (pattern.place, layout.gone)
+        self._buffers = (np.zeros(size + len(pattern.Li)), np.zeros(size, dtype=np.bool_))
         self._factors = (np.zeros(len(pattern.Li)), np.ones(size), np.zeros(size))
-        self._splitting = (np.zeros(len(pattern.Li)), np.ones(size))
+        self._splitting = (np.zeros(len(pattern.Li)), np.ones(size), layout.gone[pattern.order])
+
+    def _inside(self, places: np.ndarray) -> np.ndarray:
+        """Where entries of K's data stand in its diagonal and what is below in the pattern of L, end to end."""
+        pattern, size = self._pattern, len(self._pattern.order)
+        found = np.empty(self._layout.lower.nnz, dtype=np.int64)
+        found[pattern.diagonal], found[pattern.inside] = np.arange(size), size + pattern.at
+        return found[places]
 
     def renew(self, problem: ConeProgram, sigma: float) -> None:
         """Take other matrices, and factorise for the splitting."""
-        layout = self._layout
-        self._sigma, self._static = sigma, layout.values(problem, sigma)
-        self._spun_values = np.concatenate([np.zeros(0), *layout.spun(problem)])
+        layout, pattern = self._layout, self._pattern
+        size, everywhere = len(pattern.order), self._inside(np.arange(layout.lower.nnz))
+        vectors = layout.vectors(problem)
+        straight = unturned(layout, vectors)
+        values = layout.values(problem, sigma)
+        static, K = np.zeros(len(self._buffers[0])), np.zeros(len(self._buffers[0]))
+        static[everywhere] = values
         units = [problem.A.data[b.entry] if len(b.columns) else np.ones(len(b.rows)) for b in layout.blocks]
-        self._units = np.concatenate([np.zeros(0), *units])
-        values = splitting(layout, problem, self._static)
-        diagonal, below, off = self._buffers
-        diagonal[:], below[:], off[:] = values[self._pattern.diagonal], 0.0, False
-        below[self._pattern.at] = values[self._pattern.inside]
-        L, D = self._splitting
-        ones, marked = np.ones(len(D)), np.ones(len(D), dtype=np.bool_)
-        self._fast.factorise(*self._pattern.flat, diagonal, below, off, ones, marked, L, D, np.zeros(len(D)))
+        self._values = (
+            sigma, static, np.array(layout.weights(problem, sigma)), np.concatenate([np.zeros(0), *units]),
+            np.concatenate([np.zeros(0), *(entries for vector in vectors for entries in vector)]),
+            np.concatenate([np.zeros(0), *(C.ravel() for C in straight)]),
+        )  # fmt: skip
+        K[everywhere] = splitting(layout, problem, sigma, values, straight)
+        L, D, off = self._splitting
+        ones, marked = np.ones(size), np.ones(size, dtype=np.bool_)
+        self._fast.factorise(*pattern.flat, K[:size], K[size:], off, ones, marked, L, D, np.zeros(size))
 
     def settle(
         self, problem: ConeProgram, sweeps: int, tol: float, x: np.ndarray, w: np.ndarray, s: np.ndarray
     ) -> tuple[int, ConeKKT]:
         """Move x and w and fill s; the steps, negative (-1 - steps) where they did not settle, and the ConeKKT."""
         steps, found = self._fast.settle(
-            problem.c, problem.b, *problem.matrices.columns, self._sigma, *self._cones, self._turned, self._units,
-            *self._spun, self._spun_values, self._static, *self._places, *self._pattern.flat, *self._buffers,
-            *self._factors, *self._splitting, sweeps, RELAXED, CAP, STALL, SHARE, SMALLEST, LARGEST, INFINITE, tol,
-            x, w, s,
+            problem.c, problem.b, *problem.matrices.columns, *self._cones, *self._blocks, *self._values, *self._places,
+            *self._pattern.flat, *self._buffers, *self._factors, *self._splitting, sweeps, RELAXED, RHO, CAP, STALL,
+            SHARE, SMALLEST, LARGEST, INFINITE, tol, x, w, s,
         )  # fmt: skip
         return steps, ConeKKT(*found)
 
 
-def splitting(layout: Layout, problem: ConeProgram, static: np.ndarray) -> np.ndarray:
+def unturned(layout: Layout, vectors: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+    """(r, p) for every block: what it touches, before it turns."""
+    found = []
+    for block, entries in zip(layout.blocks, vectors, strict=True):
+        C = np.zeros((len(block.touched), len(block.rows)))
+        for row, (index, _), values in zip(C, block.vectors, entries, strict=True):
+            row[index] = values
+        found.append(C)
+    return found
+
+
+def splitting(
+    layout: Layout, problem: ConeProgram, sigma: float, static: np.ndarray, straight: Sequence[np.ndarray]
+) -> np.ndarray:
     """(k,) K of the splitting: M = I, nothing turned."""
     values, n = static.copy(), problem.n
     values[layout.diagonal[:n]] += RHO
     values[layout.diagonal[n:]] = -(1.0 + RHO)
-    vectors = iter(layout.spun(problem))
-    for block in layout.blocks:
-        for index, _, places in block.spun:
-            values[places] = 0.0
-            values[places[index]] = next(vectors)
+    for block, weight, C in zip(layout.blocks, layout.weights(problem, sigma), straight, strict=True):
+        flat = np.ones(C.shape[1])
+        _eliminate(block, C, weight + RHO, (1.0 + RHO) * flat, flat < 0, RHO, values)
     return values
 
 
-def _ints(values: Any) -> np.ndarray:
+def _eliminate(
+    block: Block, C: np.ndarray, q: float, M: np.ndarray, off: np.ndarray, e: float, values: np.ndarray
+) -> None:
+    """Add to K's data what eliminating a block leaves; M (p,) with its e, q the diagonal of its columns.
+
+    Where M is a small e alone, so is what columns leave, and it is left out.
+    """
+    if len(block.columns):
+        weight = -np.where(off, 1 / q, np.where((2 * e >= M) & (2 * e <= NEGLIGIBLE), 0.0, M / (q * M + 1)))
+    else:
+        weight = np.where(off, 0.0, 1 / M)
+    j, i = np.triu_indices(len(C))
+    values[block.places] += ((C * weight) @ C.T)[i, j]
+
+
+def _ints(values: Iterable[int]) -> np.ndarray:
     return np.array(list(values), dtype=np.int64)
 
 
-def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+def _starts(counts: Iterable[int]) -> np.ndarray:
+    return np.cumsum([0, *counts])
+
+
+def _joined(parts: Iterable[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.zeros(0, dtype=np.int64), *parts]).astype(np.int64)
 
 
@@ -185,59 +226,52 @@ class Plain:
 
     def renew(self, problem: ConeProgram, sigma: float) -> None:
         """As `Compiled.renew`."""
-        self._sigma, self._static = sigma, self._layout.values(problem, sigma)
-        self._spun = self._layout.spun(problem)
-        self._splitting = self._factor(splitting(self._layout, problem, self._static), None)
+        layout = self._layout
+        self._sigma, self._static = sigma, layout.values(problem, sigma)
+        self._weights = layout.weights(problem, sigma)
+        self._straight = unturned(layout, layout.vectors(problem))
+        ones = [np.ones(len(block.rows)) for block in layout.blocks]
+        values = splitting(layout, problem, sigma, self._static, self._straight)
+        parts = [
+            Part(C, weight + RHO, (1.0 + RHO) * one, one < 0)
+            for C, weight, one in zip(self._straight, self._weights, ones, strict=True)
+        ]
+        self._splitting = self._factor(values, layout.gone), layout.gone, parts
 
     def settle(
         self, problem: ConeProgram, sweeps: int, tol: float, x: np.ndarray, w: np.ndarray, s: np.ndarray
     ) -> tuple[int, ConeKKT]:
         """As `Compiled.settle`."""
-        best, since, measured = np.inf, 0, ConeKKT(*[np.inf] * 6)
+        best, since, n = np.inf, 0, problem.n
         for step in range(sweeps + CAP + 1):
-            s[:], turns = self._project(problem, w)
+            s[:] = problem.cones.project(w)
             v = s - w
             Px, Ax, Aty = problem.P @ x, problem.A @ x, problem.A.T @ v / self._sigma
             dual, primal = Px + Aty + problem.c, Ax + s - problem.b
             measured = _measure(problem, x, v / self._sigma, s, Px, Ax, Aty, primal, dual)
-            ratio = max(
-                measured.primal / (1 + measured.primal_scale), measured.dual / (1 + measured.dual_scale),
-            )  # fmt: skip
+            ratio = max(measured.primal / (1 + measured.primal_scale), measured.dual / (1 + measured.dual_scale))
             if max(ratio, measured.gap / (1 + measured.gap_scale)) <= tol:
                 return step, measured
             if step >= sweeps:
-                if ratio <= 0.5 * best:
-                    best, since = ratio, 0
-                else:
-                    since += 1
+                best, since = (ratio, 0) if ratio <= 0.5 * best else (best, since + 1)
             if step == sweeps + CAP or since > STALL or not np.isfinite(ratio):
                 return -1 - step, measured
             right = np.concatenate([-self._sigma * dual, -primal])
             if step < sweeps:
-                moved = self._solve(problem, self._splitting, None, None, right)
-                x += moved[: problem.n]
-                middle = problem.b - problem.A @ x
-                w += RELAXED * (middle - s)
+                x += self._solve(problem, self._splitting, None, right)[:n]
+                w += RELAXED * (problem.b - problem.A @ x - s)
             else:
-                values, off = self._fill(problem, w, turns, float(np.clip(SHARE * ratio, SMALLEST, LARGEST)))
-                moved = self._solve(problem, self._factor(values, off), off, turns, right)
-                x += moved[: problem.n]
-                w[:] = problem.b - problem.A @ x - (v + moved[problem.n :])
+                e = float(np.clip(SHARE * ratio, SMALLEST, LARGEST))
+                system, turns = self._newton(problem, w, e)
+                moved = self._solve(problem, system, turns, right)
+                x += moved[:n]
+                w[:] = problem.b - problem.A @ x - (v + moved[n:])
         raise AssertionError("the last step returns")
 
-    def _project(self, problem: ConeProgram, w: np.ndarray) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
-        """s (m,), and the eigenvalues and eigenvectors of every semidefinite block."""
-        turns = []
-        for block in self._layout.blocks:
-            turns.append(np.linalg.eigh(matrices(w[block.rows.start : block.rows.stop][None])[0]))
-        return problem.cones.project(w), turns
-
-    def _fill(
-        self, problem: ConeProgram, w: np.ndarray, turns: list[tuple[np.ndarray, np.ndarray]], e: float
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """K's data (k,), and what is off (N,): rows whose dual stays as it is."""
+    def _newton(self, problem: ConeProgram, w: np.ndarray, e: float) -> tuple[Any, list[np.ndarray]]:
+        """The factorised system at w, and the eigenvectors of every semidefinite block."""
         layout, n = self._layout, problem.n
-        values, off = self._static.copy(), np.zeros(n + problem.m, dtype=bool)
+        values, off = self._static.copy(), layout.gone.copy()
         values[layout.diagonal[:n]] += e
         values[layout.diagonal[n:]] = -e
         inside = np.arange(layout.z, layout.z + layout.l)
@@ -249,49 +283,64 @@ class Plain:
             else:
                 j, i = np.triu_indices(size)
                 values[places] = -M[i, j] - e * (i == j)
-        vectors = iter(self._spun)
-        for block, (lam, V) in zip(layout.blocks, turns, strict=True):
-            at = n + np.arange(block.rows.start, block.rows.stop)
+        parts, turns = [], []
+        for block, weight, C in zip(layout.blocks, self._weights, self._straight, strict=True):
+            lam, V = np.linalg.eigh(matrices(w[block.rows.start : block.rows.stop][None])[0])
             j, i = np.triu_indices(block.order)
             up, down = np.maximum(lam[i], lam[j]), np.minimum(lam[i], lam[j])
-            off[at[down > 0]] = True
             mixed = (up > 0) & (down <= 0)
-            M = np.where(mixed, np.minimum(up / np.maximum(-down, 1e-300), INFINITE), 0.0)
-            values[layout.diagonal[at]] = -M - e
-            for index, _, places in block.spun:
-                vector = np.zeros(len(block.rows))
-                vector[index] = next(vectors)
-                values[places] = _turned(vector, V)
-        return values, off
+            M = np.where(mixed, np.minimum(up / np.maximum(-down, 1e-300), INFINITE), 0.0) + e
+            turned = np.array([_turned(row, V) for row in C]).reshape(C.shape)
+            _eliminate(block, turned, weight + e, M, down > 0, e, values)
+            parts.append(Part(turned, weight + e, M, down > 0))
+            turns.append(V)
+        return (self._factor(values, off), off, parts), turns
 
-    def _factor(self, values: np.ndarray, off: np.ndarray | None) -> Any:
+    def _factor(self, values: np.ndarray, off: np.ndarray) -> Any:
         lower = self._layout.lower
         triangle: Any = sp.csc_matrix((values, lower.indices, lower.indptr), shape=lower.shape)
-        K = sp.csc_matrix(triangle + sp.tril(triangle, -1).T)
-        if off is not None:
-            keep = sp.diags_array((~off).astype(float))
-            K = sp.csc_matrix(keep @ K @ keep + sp.diags_array(off.astype(float)))
-        return splu(K, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+        keep = sp.diags_array((~off).astype(float))
+        K = keep @ (triangle + sp.tril(triangle, -1).T) @ keep + sp.diags_array(off.astype(float))
+        options = {"SymmetricMode": True}
+        return splu(sp.csc_matrix(K), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)
 
     def _solve(
-        self, problem: ConeProgram, factor: Any, off: np.ndarray | None,
-        turns: list[tuple[np.ndarray, np.ndarray]] | None, right: np.ndarray,
-    ) -> np.ndarray:  # fmt: skip
-        """(dx, sigma dy) (N,) for a right side (N,), turned there and back."""
-        n, b = problem.n, right.copy()
-        units = [problem.A.data[block.entry] for block in self._layout.blocks]
-        for k, block in enumerate(self._layout.blocks):
-            rows, V = slice(n + block.rows.start, n + block.rows.stop), None if turns is None else turns[k][1]
-            b[rows] = _turned(b[rows], V)
-            b[block.columns] = _turned(-b[block.columns] / units[k], V) if len(block.columns) else 0.0
-        if off is not None:
-            b[off] = 0.0
+        self, problem: ConeProgram, system: Any, turns: list[np.ndarray] | None, right: np.ndarray
+    ) -> np.ndarray:
+        """(dx, sigma dy) (N,) for a right side (N,)."""
+        (factor, off, parts), n, b, blocks = system, problem.n, right.copy(), []
+        for k, (block, (C, q, M, away)) in enumerate(zip(self._layout.blocks, parts, strict=True)):
+            V, rows = None if turns is None else turns[k], slice(n + block.rows.start, n + block.rows.stop)
+            h = _turned(right[rows], V)
+            g = np.zeros(len(h))
+            if len(block.columns):
+                g = _turned(-right[block.columns] / problem.A.data[block.entry], V)
+                b[block.touched] -= C @ np.where(away, g / q, (M * g - h) / (q * M + 1))
+            else:
+                b[block.touched] += C @ np.where(away, 0.0, h / M)
+            blocks.append((V, rows, g, h))
+        b[off] = 0.0
         b = factor.solve(b)
-        for k, block in enumerate(self._layout.blocks):
-            rows, V = slice(n + block.rows.start, n + block.rows.stop), None if turns is None else turns[k][1].T
-            b[rows] = _turned(b[rows], V)
-            b[block.columns] = -_turned(b[block.columns], V) / units[k] if len(block.columns) else 0.0
+        for block, (C, q, M, away), (V, rows, g, h) in zip(self._layout.blocks, parts, blocks, strict=True):
+            back = C.T @ b[block.touched]
+            if len(block.columns):
+                t = np.where(away, (g - back) / q, (M * (g - back) - h) / (q * M + 1))
+                dy = np.where(away, 0.0, -(g - back + q * h) / (q * M + 1))
+                b[block.columns] = -_turned(t, None if V is None else V.T) / problem.A.data[block.entry]
+            else:
+                dy = np.where(away, 0.0, (back - h) / M)
+            b[rows] = _turned(dy, None if V is None else V.T)
         return b
+
+
+class Part(NamedTuple):
+    """A semidefinite block in the basis of its eigenvectors: C (r, p), the diagonals q and M (p,) with their e, and
+    where the dual stays as it is (p,)."""
+
+    C: np.ndarray
+    q: float
+    M: np.ndarray
+    off: np.ndarray
 
 
 def _turned(vector: np.ndarray, V: np.ndarray | None) -> np.ndarray:

@@ -13,6 +13,7 @@ __all__ = ["factorise", "settle", "symbolic"]
 
 ROOT = math.sqrt(2.0)
 TINY = 1e-300
+NEGLIGIBLE = 1e-3
 
 
 @njit(cache=True, fastmath=FAST)
@@ -152,7 +153,12 @@ def _measure(c, b, Pp, Pi, Pv, Ap, Ai, Av, x, y, s, dual, primal):
         d = px + aty + c[j]
         dual[j] = d
         total += abs(d)
-        dual_size, P_x, A_y, c_size = max(dual_size, abs(d)), max(P_x, abs(px)), max(A_y, abs(aty)), max(c_size, abs(c[j]))
+        dual_size, P_x, A_y, c_size = (
+            max(dual_size, abs(d)),
+            max(P_x, abs(px)),
+            max(A_y, abs(aty)),
+            max(c_size, abs(c[j])),
+        )
         quadratic += px * xj
         linear += c[j] * xj
     A_x = s_size = b_size = primal_size = support = 0.0
@@ -161,7 +167,12 @@ def _measure(c, b, Pp, Pi, Pv, Ap, Ai, Av, x, y, s, dual, primal):
         r = v + s[i] - b[i]
         primal[i] = r
         total += abs(r)
-        primal_size, A_x, s_size, b_size = max(primal_size, abs(r)), max(A_x, abs(v)), max(s_size, abs(s[i])), max(b_size, abs(b[i]))
+        primal_size, A_x, s_size, b_size = (
+            max(primal_size, abs(r)),
+            max(A_x, abs(v)),
+            max(s_size, abs(s[i])),
+            max(b_size, abs(b[i])),
+        )
         support += b[i] * y[i]
     gap = abs(quadratic + linear + support)
     total += gap
@@ -171,22 +182,22 @@ def _measure(c, b, Pp, Pi, Pv, Ap, Ai, Av, x, y, s, dual, primal):
 
 
 @njit(cache=True, fastmath=FAST)
-def _second_order(w, begin, size, places, e, infinite, values, off, row):
-    """-M - e of one second-order cone into its triangle's places, or its rows (from `row` on) off."""
+def _second_order(w, begin, size, places, e, infinite, K, off, rows):
+    """-M - e of one second-order cone into its triangle's places, or its rows off."""
     t, square = w[begin], 0.0
     for i in range(begin + 1, begin + size):
         square += w[i] * w[i]
     norm = math.sqrt(square)
     inner = t >= norm
     for i in range(size):
-        off[row + i] = inner
+        off[index(rows[i])] = inner
     if inner:
         return
     at = 0
     if t <= -norm:
         for j in range(size):
             for i in range(j, size):
-                values[places[at]] = -e if i == j else 0.0
+                K[index(places[at])] = -e if i == j else 0.0
                 at += 1
         return
     mu = min((norm + t) / (norm - t), infinite)
@@ -200,98 +211,143 @@ def _second_order(w, begin, size, places, e, infinite, values, off, row):
                 value = (half - mu) * vj * (w[begin + i] / norm)
                 if i == j:
                     value += mu
-            values[places[at]] = -value - (e if i == j else 0.0)
+            K[index(places[at])] = -value - (e if i == j else 0.0)
             at += 1
 
 
 @njit(cache=True, fastmath=FAST)
-def _fill(
-    w, n, e, infinite, z, l, q_begin, q_size, q_places, s_begin, s_order, s_offset, lam, V, spun_block, spun_starts,
-    spun_index, place_starts, places, spun_values, static, diagonal, values, off,
-):  # fmt: skip
-    """K's data and what is off, in the original order."""
+def _fill(w, n, e, infinite, z, l, q_begin, q_size, q_places, place, static, gone, K, off):
+    """K but for the semidefinite blocks, and what is off: its diagonal, then what is below in the pattern of L."""
     for k in range(len(static)):
-        values[k] = static[k]
-    for j in range(n):
-        values[index(diagonal[j])] += e
-        off[j] = False
-    for i in range(n, len(diagonal)):
-        values[index(diagonal[i])] = -e
-        off[i] = False
-    for i in range(z, z + l):
-        off[n + i] = w[i] > 0.0
+        K[k] = static[k]
+    size = len(gone)
+    for i in range(size):
+        at = index(place[i])
+        K[at] = K[at] + e if i < n else -e
+        off[at] = gone[i]
+    for i in range(n + z, n + z + l):
+        off[index(place[i])] = w[i - n] > 0.0
     at = 0
     for c in range(len(q_begin)):
-        size = q_size[c]
-        count = size * (size + 1) // 2
-        _second_order(w, q_begin[c], size, q_places[at : at + count], e, infinite, values, off, n + q_begin[c])
+        count = q_size[c] * (q_size[c] + 1) // 2
+        row = n + q_begin[c]
+        _second_order(
+            w, q_begin[c], q_size[c], q_places[at : at + count], e, infinite, K, off, place[row : row + q_size[c]]
+        )  # fmt: skip
         at += count
-    at = 0
-    for c in range(len(s_begin)):
-        k, row = s_order[c], n + s_begin[c]
-        for j in range(k):
-            for i in range(j, k):
-                up, down = max(lam[at + i], lam[at + j]), min(lam[at + i], lam[at + j])
-                off[row] = down > 0.0
-                if up > 0.0 and down <= 0.0:
-                    values[diagonal[row]] = -min(up / max(-down, TINY), infinite) - e
-                row += 1
-        at += k
-    for v in range(len(spun_block)):
-        c = spun_block[v]
-        k = s_order[c]
-        out = np.empty(k * (k + 1) // 2)
-        entries = slice(spun_starts[v], spun_starts[v + 1])
-        U = V[s_offset[c] : s_offset[c + 1]].reshape(k, k)
-        _turn_sparse(spun_index[entries], spun_values[entries], k, U, out)
-        first = place_starts[v]
-        for t in range(len(out)):
-            values[places[first + t]] = out[t]
 
 
 @njit(cache=True, fastmath=FAST)
-def _turn_all(b, n, s_begin, s_order, s_offset, turned, units, V, turns, back):
-    """The semidefinite parts of a right side into the eigenvectors' basis and its units, or of a solution back."""
+def _bend(lam, k, e, infinite, M, away):
+    """M + e (p,) of a semidefinite block in its eigenvectors' basis, and where it is infinite."""
     at = 0
-    for c in range(len(s_begin)):
-        k, row = s_order[c], n + s_begin[c]
-        p = k * (k + 1) // 2
-        U = V[s_offset[c] : s_offset[c + 1]].reshape(k, k)
+    for j in range(k):
+        for i in range(j, k):
+            up, down = max(lam[i], lam[j]), min(lam[i], lam[j])
+            away[at] = down > 0.0
+            M[at] = e + (min(up / max(-down, TINY), infinite) if up > 0.0 and down <= 0.0 else 0.0)
+            at += 1
+
+
+@njit(cache=True, fastmath=FAST)
+def _eliminate(C, turned, q, M, away, e, places, K):
+    """Add to K what eliminating a block leaves; what is in proportion to a small e alone is left out."""
+    r, p = C.shape
+    scaled, plain = np.empty((r, p)), np.empty((r, p))
+    count = 0
+    for i in range(p):
+        if turned:
+            if not away[i] and M[i] <= 2.0 * e <= NEGLIGIBLE:
+                continue
+            weight = -(1.0 / q if away[i] else M[i] / (q * M[i] + 1.0))
+        else:
+            if away[i]:
+                continue
+            weight = 1.0 / M[i]
+        for a in range(r):
+            scaled[a, count], plain[a, count] = weight * C[a, i], C[a, i]
+        count += 1
+    G = np.dot(np.ascontiguousarray(scaled[:, :count]), np.ascontiguousarray(plain[:, :count]).T)
+    at = 0
+    for b in range(r):
+        for a in range(b, r):
+            K[index(places[at])] += G[a, b]
+            at += 1
+
+
+@njit(cache=True, fastmath=FAST)
+def _enter(b, right, n, row, k, columns, units, touched, C, q, M, away, V, turns, g, h):
+    """A block's part of the right side into its basis, as g and h (p,), and out of the rest."""
+    p = len(units)
+    h[:] = right[row : row + p]
+    if turns:
+        _turn(h, k, V, False)
+    t = np.empty(p)
+    if columns[0] >= 0:
+        for i in range(p):
+            g[i] = -right[columns[i]] / units[i]
         if turns:
-            _turn(b[row : row + p], k, U, back)
-        if turned[at] >= 0:
-            part = np.empty(p)
-            for i in range(p):
-                part[i] = b[turned[at + i]] if back else -b[turned[at + i]] / units[at + i]
-            if turns:
-                _turn(part, k, U, back)
-            for i in range(p):
-                b[turned[at + i]] = -part[i] / units[at + i] if back else part[i]
-        at += p
+            _turn(g, k, V, False)
+        for i in range(p):
+            t[i] = -(g[i] / q if away[i] else (M[i] * g[i] - h[i]) / (q * M[i] + 1.0))
+    else:
+        for i in range(p):
+            t[i] = 0.0 if away[i] else h[i] / M[i]
+    change = np.dot(C, t)
+    for a in range(len(touched)):
+        b[touched[a]] += change[a]
+
+
+@njit(cache=True, fastmath=FAST)
+def _leave(b, row, k, columns, units, touched, C, q, M, away, V, turns, g, h):
+    """A block's part of the solution from the rest's."""
+    p = len(units)
+    rest = np.empty(len(touched))
+    for a in range(len(touched)):
+        rest[a] = b[touched[a]]
+    back = np.dot(rest, C)
+    dy = b[row : row + p]
+    if columns[0] >= 0:
+        t = np.empty(p)
+        for i in range(p):
+            left = g[i] - back[i]
+            if away[i]:
+                t[i], dy[i] = left / q, 0.0
+            else:
+                t[i], dy[i] = (M[i] * left - h[i]) / (q * M[i] + 1.0), -(left + q * h[i]) / (q * M[i] + 1.0)
+        if turns:
+            _turn(t, k, V, True)
+        for i in range(p):
+            b[columns[i]] = -t[i] / units[i]
+    else:
+        for i in range(p):
+            dy[i] = 0.0 if away[i] else (back[i] - h[i]) / M[i]
+    if turns:
+        _turn(dy, k, V, True)
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
 def settle(
-    c, b, Pp, Pi, Pv, Ap, Ai, Av, sigma, z, l, q_begin, q_size, q_places, s_begin, s_order, s_offset, turned, units,
-    spun_block, spun_starts, spun_index, place_starts, places, spun_values, static, place, places_diagonal, diagonal,
-    inside, at_L, parent, Lp, Li, Tp, Tk, Tpos, Tfirst, K_diagonal, K_below, off, L, D, work, L_split, D_split, sweeps,
-    relaxed, cap, stall, share, smallest, largest, infinite, tol, x, w, s,
+    c, b, Pp, Pi, Pv, Ap, Ai, Av, z, l, q_begin, q_size, q_places, s_begin, s_order, s_offset, s_columns, t_starts,
+    touched, p_starts, places, C_starts, spun_starts, spun_index, sigma, static, weights, units, spun_values, straight,
+    place, gone, parent, Lp, Li, Tp, Tk, Tpos, Tfirst, K, off, L, D, work, L_split, D_split, off_split, sweeps, relaxed,
+    rho, cap, stall, share, smallest, largest, infinite, tol, x, w, s,
 ):  # fmt: skip
     """Steps from x (n,) and w (m,), which are moved, with s = Pi_K(w); first `sweeps` of the splitting.
 
     Returns the steps, negative (-1 - steps) where they did not settle, and the numbers of a ConeKKT.
     """
     n, m = len(c), len(b)
-    size = n + m
+    size, blocks = n + m, len(s_begin)
     y, dual, primal, right, moved = np.empty(m), np.empty(n), np.empty(m), np.empty(size), np.empty(size)
-    values, unit, dirty = np.empty(len(static)), np.ones(size), np.ones(size, dtype=np.bool_)
-    off_here, no_off = np.zeros(size, dtype=np.bool_), np.zeros(size, dtype=np.bool_)
-    orders = 0
-    for k in range(len(s_order)):
+    unit, dirty = np.ones(size), np.ones(size, dtype=np.bool_)
+    orders = rows = 0
+    for k in range(blocks):
         orders += s_order[k]
-    lam, V = np.empty(orders), np.empty(s_offset[len(s_begin)])
-    best, since = np.inf, 0
-    step = 0
+        rows += s_order[k] * (s_order[k] + 1) // 2
+    lam, V, C_turned = np.empty(orders), np.empty(s_offset[blocks]), np.empty(C_starts[blocks])
+    M, away, g, h = np.empty(rows), np.empty(rows, dtype=np.bool_), np.empty(rows), np.empty(rows)
+    best, since, step = np.inf, 0, 0
     while True:
         _project(w, z, l, q_begin, q_size, s_begin, s_order, s_offset, s, lam, V)
         for i in range(m):
@@ -314,31 +370,68 @@ def settle(
         for i in range(m):
             right[n + i] = -primal[i]
         newton = step >= sweeps
+        e = min(max(share * ratio, smallest), largest) if newton else rho
         if newton:
-            e = min(max(share * ratio, smallest), largest)
-            _fill(
-                w, n, e, infinite, z, l, q_begin, q_size, q_places, s_begin, s_order, s_offset, lam, V, spun_block,
-                spun_starts, spun_index, place_starts, places, spun_values, static, places_diagonal, values, off_here,
-            )  # fmt: skip
-            for i in range(size):
-                K_diagonal[i] = values[index(diagonal[i])]
-                off[index(place[i])] = off_here[i]
-            for k in range(len(inside)):
-                K_below[index(at_L[k])] = values[index(inside[k])]
-            if not factorise(parent, Lp, Li, Tp, Tk, Tpos, Tfirst, K_diagonal, K_below, off, unit, dirty, L, D, work):
+            _fill(w, n, e, infinite, z, l, q_begin, q_size, q_places, place, static, gone, K, off)
+            at, eigen = 0, 0
+            for k in range(blocks):
+                order = s_order[k]
+                p = order * (order + 1) // 2
+                r = t_starts[k + 1] - t_starts[k]
+                U = V[s_offset[k] : s_offset[k + 1]].reshape(order, order)
+                C = C_turned[C_starts[k] : C_starts[k + 1]].reshape(r, p)
+                for a in range(r):
+                    spun = slice(spun_starts[t_starts[k] + a], spun_starts[t_starts[k] + a + 1])
+                    _turn_sparse(spun_index[spun], spun_values[spun], order, U, C[a])
+                _bend(lam[eigen : eigen + order], order, e, infinite, M[at : at + p], away[at : at + p])
+                _eliminate(
+                    C, s_columns[at] >= 0, weights[k] + e, M[at : at + p], away[at : at + p], e,
+                    places[p_starts[k] : p_starts[k + 1]], K,
+                )  # fmt: skip
+                at += p
+                eigen += order
+            if not factorise(
+                parent, Lp, Li, Tp, Tk, Tpos, Tfirst, K[:size], K[size:], off, unit, dirty, L, D, work
+            ):  # fmt: skip
                 return -1 - step, found
-        _turn_all(right, n, s_begin, s_order, s_offset, turned, units, V, newton, False)
+        elif step == 0:
+            M[:], away[:] = 1.0 + rho, False
         for i in range(size):
-            moved[index(place[i])] = right[i]
+            moved[i] = right[i]
+        at = 0
+        for k in range(blocks):
+            order = s_order[k]
+            p, r = order * (order + 1) // 2, t_starts[k + 1] - t_starts[k]
+            C = (C_turned if newton else straight)[C_starts[k] : C_starts[k + 1]].reshape(r, p)
+            part = slice(at, at + p)
+            _enter(
+                moved, right, n, n + s_begin[k], order, s_columns[part], units[part],
+                touched[t_starts[k] : t_starts[k + 1]], C, weights[k] + e, M[part], away[part],
+                V[s_offset[k] : s_offset[k + 1]].reshape(order, order), newton, g[part], h[part],
+            )  # fmt: skip
+            at += p
+        for i in range(size):
+            right[index(place[i])] = moved[i]
         if newton:
-            solve(Lp, Li, L, D, off, moved)
+            solve(Lp, Li, L, D, off, right)
         else:
-            solve(Lp, Li, L_split, D_split, no_off, moved)
+            solve(Lp, Li, L_split, D_split, off_split, right)
         for i in range(size):
-            right[i] = moved[index(place[i])]
-        _turn_all(right, n, s_begin, s_order, s_offset, turned, units, V, newton, True)
+            moved[i] = right[index(place[i])]
+        at = 0
+        for k in range(blocks):
+            order = s_order[k]
+            p, r = order * (order + 1) // 2, t_starts[k + 1] - t_starts[k]
+            C = (C_turned if newton else straight)[C_starts[k] : C_starts[k + 1]].reshape(r, p)
+            part = slice(at, at + p)
+            _leave(
+                moved, n + s_begin[k], order, s_columns[part], units[part], touched[t_starts[k] : t_starts[k + 1]], C,
+                weights[k] + e, M[part], away[part], V[s_offset[k] : s_offset[k + 1]].reshape(order, order), newton,
+                g[part], h[part],
+            )  # fmt: skip
+            at += p
         for j in range(n):
-            x[j] += right[j]
+            x[j] += moved[j]
         for i in range(m):
             primal[i] = b[i]
         for j in range(n):
@@ -347,7 +440,7 @@ def settle(
                 primal[index(Ai[p])] -= Av[p] * xj
         if newton:
             for i in range(m):
-                w[i] = primal[i] - (sigma * y[i] + right[n + i])
+                w[i] = primal[i] - (sigma * y[i] + moved[n + i])
         else:
             for i in range(m):
                 w[i] += relaxed * (primal[i] - s[i])

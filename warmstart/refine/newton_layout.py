@@ -18,32 +18,36 @@ SAME = 1e-9  # relative: entries of P that are to be equal
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """A semidefinite cone: its rows (p,), and how its matrix is turned into the eigenvectors' basis.
+    """A semidefinite cone, whose rows (p,) are eliminated before the rest of K is factorised.
 
-    Where every row has one entry of A, in a column of its own, these columns (p,) turn too, in units of the entries at
-    `entry` (p,) of A's data, and with them the other rows that touch them; else columns is empty, and the columns that
-    touch the rows are `spun`. Each of the spun vectors has indices in the triangle, entries of A's data, and p places
-    in K's data.
+    Where every row has one entry of A, in a column of its own, these columns (p,) are eliminated with them, in units of
+    the entries at `entry` (p,) of A's data; else columns is empty. What is left over are the (r,) unknowns that
+    `touched` says: other rows of these columns, or the columns of these rows. Each has indices in the triangle and
+    entries of A's data; `places` (r(r+1)/2,) is where their triangle, by columns, stands in K's data.
     """
 
     rows: range
     order: int
     columns: np.ndarray
     entry: np.ndarray
-    spun: tuple[tuple[np.ndarray, np.ndarray, np.ndarray], ...]
+    touched: np.ndarray
+    vectors: tuple[tuple[np.ndarray, np.ndarray], ...]
+    places: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
     """K's lower triangle for (x, y), N = n + m, with the places of what changes from step to step.
 
-    number (k,): K's constant entries out of (0, -1, P's data, A's data), end to end. diagonal (N,): the places of the
-    diagonal. cones: the first row and the size of every second-order cone, and the places of its triangle by columns.
+    number (k,): K's constant entries out of (0, P's data, A's data), end to end. diagonal (N,): the places of the
+    diagonal. gone (N,): what is eliminated with a semidefinite cone. cones: the first row and the size of every
+    second-order cone, and the places of its triangle by columns.
     """
 
     lower: sp.csc_matrix
     number: np.ndarray
     diagonal: np.ndarray
+    gone: np.ndarray
     z: int
     l: int
     cones: tuple[tuple[int, int, np.ndarray], ...]
@@ -59,25 +63,27 @@ class Layout:
         ends = np.cumsum([rows.start, *(triangle(order) for order in problem.cones.s)])
         parts = [range(int(a), int(b)) for a, b in pairwise(ends)]
         turned = [_turning(problem, part) for part in parts]
-        if not _apart(problem, parts, turned):
-            return None
-        return _build(problem, parts, turned)
+        return _build(problem, parts, turned) if _apart(problem, parts, turned) else None
 
     def values(self, problem: ConeProgram, sigma: float) -> np.ndarray:
-        """(k,) K's constant entries: sigma P, A, and -1 where a row and a column turn together."""
-        P, A = problem.P.data, problem.A.data
-        values = np.concatenate([[0.0, -1.0], sigma * P, A])[self.number]
-        for block in self.blocks:
-            places = self.diagonal[block.columns]
-            values[places] /= A[block.entry] ** 2
-        return values
+        """(k,) K's constant entries: sigma P and A."""
+        return np.concatenate([[0.0], sigma * problem.P.data, problem.A.data])[self.number]
 
-    def spun(self, problem: ConeProgram) -> list[np.ndarray]:
-        """The entries of every spun vector, block by block."""
-        A, found = problem.A.data, []
+    def weights(self, problem: ConeProgram, sigma: float) -> list[float]:
+        """What sigma P is on the columns of every block, in the block's units."""
+        return [
+            sigma * float(problem.P.diagonal()[b.columns[0]]) / float(problem.A.data[b.entry[0]]) ** 2
+            if len(b.columns)
+            else 0.0
+            for b in self.blocks
+        ]  # fmt: skip
+
+    def vectors(self, problem: ConeProgram) -> list[list[np.ndarray]]:
+        """The entries of every vector that a block touches, in the block's units."""
+        found = []
         for block in self.blocks:
-            unit = -A[block.entry] if len(block.columns) else np.ones(len(block.rows))
-            found += [A[entry] / unit[index] for index, entry, _ in block.spun]
+            unit = -problem.A.data[block.entry] if len(block.columns) else np.ones(len(block.rows))
+            found.append([problem.A.data[entry] / unit[index] for index, entry in block.vectors])
         return found
 
 
@@ -87,9 +93,9 @@ def _turning(problem: ConeProgram, rows: range) -> np.ndarray:
     if not (np.diff(A.indptr) == 1).all() or len(np.unique(A.indices)) < len(rows) or not A.data.all():
         return np.zeros(0, dtype=np.int64)
     columns = A.indices.astype(np.int64)
-    P = problem.P[:, columns]
-    weight = problem.P.diagonal()[columns] / A.data**2
-    alone = P.nnz == np.count_nonzero(problem.P.diagonal()[columns])
+    diagonal = np.asarray(problem.P.diagonal())[columns]
+    weight = diagonal / A.data**2
+    alone = problem.P[:, columns].nnz == np.count_nonzero(diagonal)
     even = np.ptp(weight) <= SAME * max(float(np.abs(weight).max()), 1e-300)
     return columns if alone and even else np.zeros(0, dtype=np.int64)
 
@@ -116,79 +122,77 @@ class _Entries:
         self._found.append((np.maximum(i, j).ravel(), np.minimum(i, j).ravel(), value.ravel()))
 
     def sorted(self, size: int) -> tuple[sp.csc_matrix, np.ndarray, np.ndarray]:
-        """The triangle, its numbers, and the key of every entry, ascending: column * size + row."""
-        rows, columns, number = (np.concatenate(part).astype(np.int64) for part in zip(*self._found, strict=True))
-        order = np.argsort(columns * size + rows)
-        keys = (columns * size + rows)[order]
+        """The triangle, its numbers, and the key of every entry, ascending: column * size + row.
+
+        Where entries meet, at most one has a number that is not 0, and that is kept.
+        """
+        rows, columns, given = (np.concatenate(part).astype(np.int64) for part in zip(*self._found, strict=True))
+        keys, back = np.unique(columns * size + rows, return_inverse=True)
+        number = np.zeros(len(keys), dtype=np.int64)
+        np.maximum.at(number, back, given)
         starts = np.searchsorted(keys, np.arange(size + 1) * size)
-        lower: Any = sp.csc_matrix((np.ones(len(keys)), rows[order], starts), shape=(size, size))
-        return lower, number[order], keys
+        lower: Any = sp.csc_matrix((np.ones(len(keys)), keys % size, starts), shape=(size, size))
+        return lower, number, keys
 
 
 def _build(problem: ConeProgram, parts: list[range], turned: list[np.ndarray]) -> Layout:
     n, m, P, A = problem.n, problem.m, problem.P, problem.A
     size, entries = n + m, _Entries()
-    stored = np.zeros(size, dtype=np.int64)
-    column = np.repeat(np.arange(n), np.diff(P.indptr))
-    number = 2 + np.arange(P.nnz)
-    on, below = P.indices == column, P.indices > column
-    stored[column[on]] = number[on]
-    entries.add(P.indices[below], column[below], number[below])
-    entries.add(np.arange(size), np.arange(size), stored)
-
     row, column = A.indices.astype(np.int64), np.repeat(np.arange(n), np.diff(A.indptr))
-    plain = np.ones(A.nnz, dtype=bool)
-    spins = [_spins(part, columns, row, column) for part, columns in zip(parts, turned, strict=True)]
-    for part, columns, spun in zip(parts, turned, spins, strict=True):
-        at = n + np.arange(part.start, part.stop)
-        plain[(row >= part.start) & (row < part.stop) | np.isin(column, columns)] = False
-        if len(columns):
-            entries.add(at, columns, 1)
-        for other, _, _ in spun:
-            entries.add(n + other if len(columns) else at, columns if len(columns) else other, 0)
-    entries.add(n + row[plain], column[plain], 2 + P.nnz + np.flatnonzero(plain))
-    begin = problem.cones.layout.get("q", range(0)).start
-    cones = []
+    gone, found = np.zeros(size, dtype=bool), []
+    for part, columns in zip(parts, turned, strict=True):
+        gone[n + part.start : n + part.stop] = True
+        gone[columns] = True
+        touched, vectors = _touched(part, columns, row, column, n)
+        j, i = np.triu_indices(len(touched))
+        entries.add(touched[i], touched[j], 0)
+        found.append((touched, vectors))
+    stored = np.zeros(size, dtype=np.int64)
+    P_column = np.repeat(np.arange(n), np.diff(P.indptr))
+    on, below = P.indices == P_column, P.indices > P_column
+    stored[P_column[on]] = 1 + np.flatnonzero(on)
+    entries.add(P.indices[below], P_column[below], 1 + np.flatnonzero(below))
+    entries.add(np.arange(size), np.arange(size), np.where(gone, 0, stored))
+    plain = np.flatnonzero(~gone[n + row] & ~gone[column])
+    entries.add(n + row[plain], column[plain], 1 + P.nnz + plain)
+    cones, begin = [], problem.cones.layout.get("q", range(0)).start
     for count in problem.cones.q:
         j, i = np.triu_indices(count)
-        entries.add(n + begin + i[i > j], n + begin + j[i > j], 0)
-        cones.append((begin, count, (n + begin + j) * size + n + begin + i))
+        entries.add(n + begin + i, n + begin + j, 0)
+        cones.append((begin, count, n + begin + i, n + begin + j))
         begin += count
 
-    lower, numbers, keys = entries.sorted(size)
+    lower, number, keys = entries.sorted(size)
 
     def place(i: Any, j: Any) -> np.ndarray:
         return np.searchsorted(keys, np.minimum(i, j) * size + np.maximum(i, j))
 
     blocks = []
-    for part, columns, spun in zip(parts, turned, spins, strict=True):
-        at = n + np.arange(part.start, part.stop)
-        order = int((np.sqrt(8 * len(part) + 1) - 1) / 2 + 0.5)
-        found = tuple(
-            (index, entry, place(n + other, columns) if len(columns) else place(at, other))
-            for other, index, entry in spun
-        )
+    for part, columns, (touched, vectors) in zip(parts, turned, found, strict=True):
         inside = np.flatnonzero((row >= part.start) & (row < part.stop))
         entry = inside[np.argsort(row[inside], kind="stable")] if len(columns) else np.zeros(0, dtype=np.int64)
-        blocks.append(Block(part, order, columns, entry, found))
+        order = int((np.sqrt(8 * len(part) + 1) - 1) / 2 + 0.5)
+        j, i = np.triu_indices(len(touched))
+        blocks.append(Block(part, order, columns, entry, touched, vectors, place(touched[i], touched[j])))
     everything = np.arange(size)
     return Layout(
-        lower, numbers, place(everything, everything), problem.cones.z, problem.cones.l,
-        tuple((begin, count, np.searchsorted(keys, key)) for begin, count, key in cones), tuple(blocks),
+        lower, number, place(everything, everything), gone, problem.cones.z, problem.cones.l,
+        tuple((begin, count, place(i, j)) for begin, count, i, j in cones), tuple(blocks),
     )  # fmt: skip
 
 
-def _spins(
-    part: range, columns: np.ndarray, row: np.ndarray, column: np.ndarray
-) -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """What turns with a block: each with its row, or its column, of A, indices in the triangle, and entries of A."""
+def _touched(
+    part: range, columns: np.ndarray, row: np.ndarray, column: np.ndarray, n: int
+) -> tuple[np.ndarray, tuple[tuple[np.ndarray, np.ndarray], ...]]:
+    """The unknowns (r,) that a block touches; of each, the indices in the triangle and the entries of A."""
     inside = (row >= part.start) & (row < part.stop)
     if len(columns):
         index = np.full(int(column.max(initial=0)) + 1, -1)
         index[columns] = np.arange(len(columns))
         chosen = np.flatnonzero(~inside & (index[column] >= 0))
-        group, where = row[chosen], index[column[chosen]]
+        group, where = n + row[chosen], index[column[chosen]]
     else:
         chosen = np.flatnonzero(inside)
         group, where = column[chosen], row[chosen] - part.start
-    return [(int(g), where[group == g], chosen[group == g]) for g in np.unique(group)]
+    touched = np.unique(group)
+    return touched, tuple((where[group == g], chosen[group == g]) for g in touched)

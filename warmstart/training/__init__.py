@@ -24,6 +24,7 @@ from warmstart.model import Model
 from warmstart.plan import Plan
 from warmstart.predictors import Regressor
 from warmstart.progress import Report, silent
+from warmstart.shift import Shift
 from warmstart.solve import Solver, solve
 from warmstart.training.fitting import Data, fit_hint, fitters, hint_names
 from warmstart.training.labels import Labels, label
@@ -90,7 +91,8 @@ def train(
         data = _data(adapter, solved, context, iterates, losses)
         regressors = _fit(names, data, seed, report)
         screen = _fit_hints(names, adapter, solved, iterates, context, data, seed, regressors)
-    model = Model(card, context, adapter.code(problems.train[0]), regressors, {}, screen)
+    shift = Shift.of(source.shift, adapter.slots(problems.train[0])) if problems.trajectory else None
+    model = Model(card, context, adapter.code(problems.train[0]), regressors, {}, screen, shift=shift)
     judge = Solver(sample[0], Plan(tuned[tols[0]].parameters), solver=adapter.name, tol=tols[0])
     validation = [problem for problem in problems.validation if judge.solve(problem).solved]
     trajectory = [problem for problem in problems.trajectory if judge.solve(problem).solved]

@@ -104,6 +104,8 @@ def _following(setting: Setting, model: Model, best: Pipeline, refinable: bool) 
     if refinable and (best.refine or best.predictor is None):
         base = replace(best, refine=True, follow_only=not best.refine, parameters=often(setting.adapter))
         found["refined previous"] = replace(base, follow=True, reach=reach)
+        if model.shift:
+            found["refined shifted"] = replace(base, follow=True, reach=reach, shifted=True)
     if not best.refine:
         problems = setting.trajectory[: TUNING_PROBLEMS + 1]
         solver = Solver(problems[0], Plan(), solver=setting.adapter.name, tol=setting.tol)
@@ -111,6 +113,8 @@ def _following(setting: Setting, model: Model, best: Pipeline, refinable: bool) 
         parameters = _suited(setting, problems[1:], previous)
         if parameters is not None:
             found["previous"] = replace(best, follow=True, follow_parameters=parameters, reach=reach)
+            if model.shift:
+                found["shifted"] = replace(found["previous"], shifted=True)
     return found
 
 
