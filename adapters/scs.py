@@ -13,7 +13,7 @@ limits are rounded down to steps of 5 %, so that what is left of the same limit 
 depends on three things besides its data: an adapted scale, the memory of Anderson acceleration, which no call clears,
 and, where `normalize` is on, on the b and c that it was made with. With a fixed `scale` and `acceleration_lookback=0`
 objects are made with the b and c that the workspace was opened with, and every run is that of a fresh one; in all other
-cases a run after the first makes a new object.
+cases every run makes a new object. Ctrl-C ends a run; while an object is made SCS catches it and forgets it.
 """
 
 from __future__ import annotations

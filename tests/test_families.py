@@ -427,7 +427,7 @@ GOOD: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "Puzzle"}, "`kind` is Puzzle; the kinds are: QP, Transport"),
+        ({"kind": "Puzzle"}, "`kind` is Puzzle; the kinds are: QP, ConeProgram, Transport"),
         ({"kind": None}, "`kind` is missing"),
         ({"q": None}, "the field q is missing; the file has: A_data, "),
         ({"P": None}, "the field P is missing"),

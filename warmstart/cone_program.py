@@ -54,13 +54,10 @@ class ConeProgram:
         check_symmetric(P)
         m = A.get_shape()[0]
         if m == 0:
-            raise ProblemError(
-                "A has no rows; SCS takes none without: a problem without constraints is a linear system"
-            )
+            raise ProblemError("A has no rows; a cone program has at least one (SCS takes none without)")
         if m != cones.m:
-            raise ProblemError(
-                f"A has {m} rows, the cones {cones.m} ({cones.kind or 'there are none'}); expected as many"
-            )
+            rows = ", ".join(f"{kind}: {len(at)}" for kind, at in cones.layout.items()) or "there are none"
+            raise ProblemError(f"A has {m} rows and the cones have {cones.m} ({rows}); expected as many")
         self._set(Matrices(P, A, f"ConeProgram {cones.kind}"), c, vector("b", self.b, m, "m"), cones)
 
     def _set(self, matrices: Matrices, c: np.ndarray, b: np.ndarray, cones: Cones) -> None:
@@ -86,7 +83,7 @@ class ConeProgram:
         known = getattr(self, name)
         if value is None:
             return known
-        if is_plain(value, known) and (copy := frozen(value)).dot(copy) < np.inf:  # else it has to be looked at
+        if is_plain(value, known) and np.isfinite(copy := frozen(value)).all():
             return copy
         return vector(name, value, len(known))
 

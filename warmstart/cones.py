@@ -71,9 +71,7 @@ class Cones:
         if isinstance(cones, Cones):
             return cones
         if not isinstance(cones, Mapping):
-            raise ProblemError(
-                f"cones is a {type(cones).__name__}; expected a mapping with keys among {', '.join(KEYS)}"
-            )
+            raise ProblemError(f"cones is a {type(cones).__name__}; accepted: a mapping with keys {', '.join(KEYS)}")
         for key in cones:
             if key == "cs":
                 raise ProblemError(

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from warmstart.cone_program import ConeProgram
+from warmstart.cones import KEYS
 from warmstart.errors import FamilyError, ProblemError
 from warmstart.problem import QP, Problem
 from warmstart.transport import Grid, PointCloud, Transport
@@ -30,6 +32,7 @@ GROUND = {"cost": 2, "x": 2, "y": 2}
 """Dimensions of the fields of a ground cost; those of a grid are axis0, axis1, ..., with one each."""
 LAYOUTS = {
     "QP": Layout(QP, ("P", "A"), {"q": 1, "l": 1, "u": 1}),
+    "ConeProgram": Layout(ConeProgram, ("P", "A"), {"c": 1, "b": 1}),
     "Transport": Layout(Transport, (), {"a": 1, "b": 1, "epsilon": 0}),
 }
 """The accepted values of a file's `kind`."""
@@ -39,7 +42,8 @@ def write_problems(path: str | Path, problems: Sequence[Problem]) -> None:
     """Writes problems of one structure as `.npz`: fields that are the same in all once, the others stacked.
 
     A matrix M is stored in compressed columns: M_data, M_indices, M_indptr, M_shape. One problem has no leading axes.
-    A ground cost is stored as `cost`; `x`, `y` and the name `ground`; or the axes of a grid, `axis0` and so on.
+    A ground cost is stored as `cost`; `x`, `y` and the name `ground`; or the axes of a grid, `axis0` and so on. Cones
+    are stored by SCS's keys, `cones_z` and so on, without those that there are none of.
     """
     if not problems:
         raise FamilyError("no problems to write")
@@ -51,7 +55,7 @@ def write_problems(path: str | Path, problems: Sequence[Problem]) -> None:
     if len(problems) > 1 and all(values.ndim == 1 for values in fields.values()):
         head = next(iter(layout.dense))
         fields[head] = np.stack([p.fields[head] for p in problems])  # so that k can be read
-    entries = _kind(first) | {f"{name}_{part}": v for name in layout.matrices for part, v in _pattern(first, name)}
+    entries = _constants(first) | {f"{name}_{part}": v for name in layout.matrices for part, v in _pattern(first, name)}
     entries |= {f"{name}_data": fields.pop(name) for name in layout.matrices}
     shapes = _shapes(first)
     entries |= {name: v.reshape(v.shape[:-1] + shapes.get(name, v.shape[-1:])) for name, v in fields.items()}
@@ -59,9 +63,11 @@ def write_problems(path: str | Path, problems: Sequence[Problem]) -> None:
         np.savez_compressed(file, **entries)
 
 
-def _kind(problem: Any) -> dict[str, Any]:
-    """What a file says in words."""
+def _constants(problem: Any) -> dict[str, Any]:
+    """What a file says in words, and the cones."""
     kind = {"kind": np.array(type(problem).__name__)}
+    if isinstance(problem, ConeProgram):
+        return kind | {f"cones_{key}": np.array(value) for key, value in problem.cones.as_scs().items()}
     if isinstance(problem, Transport) and problem.ground.kind == "points":
         kind["ground"] = np.array(problem.ground.metric)
     return kind
@@ -99,13 +105,25 @@ def read_problems(path: str | Path) -> list[Problem]:
     if kind not in LAYOUTS:
         raise FamilyError(f"{path}: its `kind` is {kind}; the kinds are: {', '.join(LAYOUTS)}")
     layout = LAYOUTS[kind]
-    fields = {name: _matrices(path, entries, name) for name in layout.matrices}
+    cones = {"cones": _cones(path, entries)} if layout.problem is ConeProgram else {}
+    without = {"P"} if cones and not {"P", "P_data"} & entries.keys() else set()
+    fields: dict[str, Any] = cones | dict.fromkeys(without)
+    fields |= {name: _matrices(path, entries, name) for name in layout.matrices if name not in without}
     dense = {**layout.dense, **(_ground_fields(entries) if layout.problem is Transport else {})}
     fields |= {name: _dense(path, entries, name, dimensions) for name, dimensions in dense.items()}
     if "x" in fields:
         fields["ground"] = str(entries.get("ground", PointCloud.ground))
     count = _count(path, {name: len(values) for name, values in fields.items() if isinstance(values, list)})
     return _build(path, layout, fields, count)
+
+
+def _cones(path: str | Path, entries: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The cones that a file has, by SCS's keys: counts as numbers, the others as lists."""
+    keys = [name.removeprefix("cones_") for name in entries if name.startswith("cones_")]
+    if unknown := set(keys) - set(KEYS):
+        accepted = ", ".join(f"cones_{key}" for key in KEYS)
+        raise FamilyError(f"{path}: unknown cones_{min(unknown)}; accepted: {accepted}")
+    return {key: _entry(path, entries, f"cones_{key}").tolist() for key in keys}
 
 
 def _ground_fields(entries: Mapping[str, np.ndarray]) -> dict[str, int]:
