@@ -38,7 +38,7 @@ TIGHTEN = 0.5  # a resumed run aims at this fraction of the tolerance that our r
 KEPT = 4
 STEP = 1.05  # between time limits
 TINY = 1e-300  # no residual, or one with nothing to compare it with
-FACTORS = tuple(float(f"{10**e:.3g}") for e in np.arange(-3, 3.1, 0.5))
+SCALES = tuple(float(f"{10**e:.3g}") for e in sorted(np.arange(-3, 3.1, 0.5), key=abs))  # the likely ones first
 
 
 class ScsWorkspace:
@@ -138,7 +138,7 @@ class ScsAdapter:
             "linear_solver": ("qdldl",),
             "acceleration_lookback": (0,),
             "normalize": (True, False),
-            "scale": FACTORS,
+            "scale": SCALES,
         },
         {"acceleration_lookback": (0, 10, 20)},
         {"alpha": (1.5, 1.8, 1.2)},

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from warmstart.adapter import Adapter, Iterate, Parameters, Screen, Start, often
-from warmstart.errors import ProblemError
+from warmstart.cone_program import ConeProgram
+from warmstart.errors import MissingExtraError, ProblemError
 from warmstart.model import Model
 from warmstart.plan import Plan, Proposal, previous_start
 from warmstart.predictors import Nearest, Network
@@ -234,6 +235,13 @@ def build_others(setting: Setting) -> tuple[dict[str, Arm], dict[str, str]]:
             arms["other:separable"] = partial(_other, separable(head, setting.tol, sample))
         except ProblemError as error:
             skipped["separable"] = str(error)
+    if setting.adapter.problem is ConeProgram:
+        from warmstart.peers.conic import conic
+
+        try:
+            arms["other:clarabel"] = partial(_other, conic(head, setting.tol))
+        except (ProblemError, MissingExtraError) as error:
+            skipped["clarabel"] = str(error)
     if setting.adapter.problem is not QP:
         return arms, skipped
     from warmstart.peers import available, peer
