@@ -224,8 +224,9 @@ class OsqpAdapter:
         reach: float,
         regressor: Any,
         parameters: Parameters,
+        shift: Any = None,
     ) -> Express | None:
-        return open_express(engine, bound, problem, reach, regressor)
+        return None if shift else open_express(engine, bound, problem, reach, regressor)
 
     def screen(self, problem: QP, iterates: Sequence[Iterate]) -> Screen | None:
         return refine.screen(problem, iterates)

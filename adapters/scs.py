@@ -26,12 +26,25 @@ import numpy as np
 import scipy.sparse as sp
 import scs
 
-from warmstart.adapter import Engine, Iterate, Outcome, Parameters, Residual, Screen, Start, Status, join, split
+from warmstart.adapter import (
+    Engine,
+    Express,
+    Iterate,
+    Outcome,
+    Parameters,
+    Residual,
+    Screen,
+    Start,
+    Status,
+    join,
+    split,
+)
 from warmstart.cone_kkt import ConeKKT, cone_kkt, proves_infeasible, proves_unbounded
 from warmstart.cone_program import ConeProgram
 from warmstart.context import BoundContext, Context
 from warmstart.errors import ProblemError, StructureError
 from warmstart.refine.newton import Newton, typical_ratio
+from warmstart.refine.newton_express import open_express
 
 EPS_INFEAS = 1e-7  # SCS's default
 TIGHTEN = 0.5  # a resumed run aims at this fraction of the tolerance that our residual missed
@@ -181,9 +194,9 @@ class ScsAdapter:
 
     def express(
         self, engine: Engine | None, bound: BoundContext, problem: ConeProgram, reach: float, regressor: Any,
-        parameters: Parameters,
-    ) -> None:  # fmt: skip
-        return None
+        parameters: Parameters, shift: Any = None,
+    ) -> Express | None:  # fmt: skip
+        return open_express(engine, bound, problem, reach, regressor, shift)
 
     def screen(self, problem: ConeProgram, iterates: Sequence[Iterate]) -> Screen:
         """The size is that of s against y, which the refinement's splitting of w = s - size y needs to know."""

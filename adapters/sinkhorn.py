@@ -169,6 +169,7 @@ class SinkhornAdapter:
         reach: float,
         regressor: Any,
         parameters: Parameters,
+        shift: Any = None,
     ) -> Any:
         return open_transport_express(bound, problem, regressor, parameters)
 

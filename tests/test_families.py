@@ -35,6 +35,14 @@ SIZES = {
     "mnist": (784, 784),
     "sphere": (100, 1000),
     "clouds": (64, 64),
+    "robust-kalman": (328, 326),
+    "maxcut-20": (210, 230),
+    "maxcut-20-noisy": (210, 230),
+    "maxcut-40": (820, 860),
+    "robust-ls": (102, 252),
+    "lasso-socp": (241, 302),
+    "group-lasso": (120, 120),
+    "transport-lp": (100, 120),
 }
 SMALL: dict[str, dict[str, int]] = {
     "mpc-large": {"masses": 8, "horizon": 12},
@@ -45,6 +53,12 @@ SMALL: dict[str, dict[str, int]] = {
     "obstacle": {"side": 10},
     "sphere": {"supply": 20, "demand": 100},
     "clouds": {"points": 16},
+    "robust-kalman": {"window": 10},
+    "maxcut-40": {"nodes": 10},
+    "robust-ls": {"rows": 30, "columns": 20},
+    "lasso-socp": {"rows": 15, "columns": 30},
+    "group-lasso": {"rows": 30, "columns": 20},
+    "transport-lp": {"points": 5},
 }
 EVERYTHING_CHANGES = ("random-qp", "clouds")
 CONTROL = ("mpc-quadcopter", "mpc-masses", "mpc-large")
@@ -137,16 +151,16 @@ def test_constant_heavy_fields_are_shared(name: str) -> None:
 def test_only_the_context_varies(name: str) -> None:
     problems = list(small(name).sample(3, 0, "train"))
     varying = {key for key in problems[0].fields if len({p.fields[key].tobytes() for p in problems}) > 1}
-    expected = {"mpc": {"l", "u"}, "por": {"q"}, "qp-": {"q"}, "las": {"l", "u"}, "obs": {"q"}}
-    expected |= {"ran": {"P", "A", "q", "l", "u"}}
-    expected |= {key: {"a", "b"} for key in ("dig", "mni", "sph")} | {"clo": {"a", "b", "x", "y"}}
-    assert varying == expected[name[:3]]
+    expected = {"mpc": {"l", "u"}, "portfolio": {"q"}, "qp": {"q"}, "lasso-qp": {"l", "u"}, "obstacle": {"q"}}
+    expected |= {"random": {"P", "A", "q", "l", "u"}}
+    expected |= {key: {"a", "b"} for key in ("digits", "mnist", "sphere")} | {"clouds": {"a", "b", "x", "y"}}
+    expected |= {key: {"b"} for key in ("robust", "lasso-socp", "transport")} | {"maxcut": {"c"}, "group": {"c"}}
+    assert [varying] == [fields for key, fields in expected.items() if name.startswith(key)]
 
 
 def test_instances_are_solved_by_the_stock_solver(name: str) -> None:
     family = small(name)
-    if family.solver == "sinkhorn":
-        pytest.importorskip("ott")
+    pytest.importorskip("ott" if family.solver == "sinkhorn" else family.solver)
     for problem in [*family.sample(4, 0, "validation"), *trajectory(family, 4, 0, "validation")]:
         outcome = load(family.solver).open(problem, {}).run(None, 1e-4, 50_000, np.inf)
         assert outcome.status is Status.SOLVED

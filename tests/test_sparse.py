@@ -45,12 +45,12 @@ def quasi_definite(rng: np.random.Generator, n: int, m: int, density: float) -> 
 
 
 def factors(pattern: Pattern, lower: Any, off: np.ndarray, fast: Any) -> tuple[np.ndarray, ...]:
-    """off, unit, dirty, L, D, work after one factorisation, and the diagonal and what is below it."""
+    """off, unit, dirty, L, D, 1 / D, work after one factorisation, and the diagonal and what is below it."""
     size = len(off)
     diagonal, below = lower.data[pattern.diagonal].copy(), np.zeros(len(pattern.Li))
     below[pattern.at] = lower.data[pattern.inside]
     state = (np.zeros(size, dtype=bool), np.ones(size), np.ones(size, dtype=bool))
-    state = (*state, np.zeros(len(pattern.Li)), np.ones(size), np.zeros(size))
+    state = (*state, np.zeros(len(pattern.Li)), np.ones(size), np.ones(size), np.zeros(size))
     assert fast.condense(pattern.static, *pattern.flat, diagonal, below, *state)
     state[0][:] = off[pattern.order]
     assert fast.factorise(*pattern.flat, diagonal, below, *state)
@@ -74,7 +74,7 @@ def test_factors_solve_what_dense_algebra_solves(seed: int) -> None:
     dense[off, off] = 1.0
     right = rng.standard_normal(n + m)
     b = right[pattern.order].copy()
-    fast.solve(pattern.Lp, pattern.Li, state[3], state[4], state[0], b)
+    fast.solve(pattern.Lp, pattern.Li, state[3], state[5], state[0], b)
     right[off] = 0.0
     np.testing.assert_allclose(dense[np.ix_(pattern.order, pattern.order)] @ b, right[pattern.order], atol=1e-9)
     assert not state[-3].any(), "the work space is left as it was found"

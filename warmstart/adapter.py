@@ -209,8 +209,9 @@ class Adapter(Protocol):
         ...
 
     def express(
-        self, engine: Engine | None, bound: Any, problem: Any, reach: float, regressor: Any, parameters: Parameters
-    ) -> Express | None:
+        self, engine: Engine | None, bound: Any, problem: Any, reach: float, regressor: Any, parameters: Parameters,
+        shift: Any = None,
+    ) -> Express | None:  # fmt: skip
         """The whole of an undisturbed solve in one compiled call, or all that comes before the run; None without it."""
         ...
 

@@ -78,6 +78,10 @@ class ConeProgram:
         new._set(matrices, c, b, self.cones)
         return new
 
+    def renewed(self, vectors: np.ndarray) -> ConeProgram:
+        """A program with other c and b, end to end, read-only: the caller has checked them and hands them over."""
+        return self._with(self.matrices, vectors[: self.n], vectors[self.n :])
+
     def _vector(self, name: str, value: Any | None) -> np.ndarray:
         """The field as it is, or a checked copy of what replaces it."""
         known = getattr(self, name)

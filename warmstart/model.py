@@ -85,10 +85,11 @@ class Model:
         if engine or pipeline.predictor or pipeline.follow or pipeline.initialiser:
             propose = Proposer(self, pipeline, bound, engine)
         express = None
-        if (engine or (pipeline.predictor and not pipeline.follow)) and not (pipeline.follow_only or pipeline.shifted):
+        if (engine or (pipeline.predictor and not pipeline.follow)) and not pipeline.follow_only:
             regressor = self.predictors[pipeline.predictor] if pipeline.predictor else None
             reach = pipeline.reach if pipeline.follow else 0.0
-            express = adapter.express(engine, bound, problem, reach, regressor, pipeline.parameters)
+            shift = self.shift if pipeline.shifted else None
+            express = adapter.express(engine, bound, problem, reach, regressor, pipeline.parameters, shift)
         return Plan(
             pipeline.tuned,
             propose,

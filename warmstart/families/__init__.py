@@ -74,6 +74,36 @@ FAMILIES: dict[str, Entry] = {
     "clouds": Entry(
         "warmstart.families.clouds", "Clouds", "transport between 64 moving particles and 64 others; places change too"
     ),
+    "robust-kalman": Entry(
+        "warmstart.families.tracking", "RobustKalman", "a vehicle seen through 33 measurements; these change"
+    ),
+    "maxcut-20": Entry(
+        "warmstart.families.graphs",
+        "MaxCut",
+        "largest cut of a graph of 20 nodes, bounded; 5 factors of its weights change",
+    ),
+    "maxcut-20-noisy": Entry(
+        "warmstart.families.graphs", "NoisyMaxCut", "the same with noise on every weight; all weights change"
+    ),
+    "maxcut-40": Entry(
+        "warmstart.families.graphs", "LargeMaxCut", "the same with 40 nodes; 5 factors of its weights change"
+    ),
+    "robust-ls": Entry(
+        "warmstart.families.regression",
+        "RobustLeastSquares",
+        "least squares with doubtful data, 150 x 100; the signal changes",
+    ),
+    "lasso-socp": Entry(
+        "warmstart.families.regression",
+        "LassoSOCP",
+        "lasso with 120 columns and 60 rows, as an SOCP; the signal changes",
+    ),
+    "group-lasso": Entry(
+        "warmstart.families.regression", "GroupLasso", "group lasso with 20 groups of 5 columns; the signal changes"
+    ),
+    "transport-lp": Entry(
+        "warmstart.families.logistics", "TransportLP", "transportation LP, 10 x 10 sites; supplies and demands change"
+    ),
 }
 """The built-in families; a module is imported when its family is asked for."""
 
@@ -130,7 +160,7 @@ def _convert(name: str, defaults: Mapping[str, Any], key: str, value: Any) -> in
     kind = type(defaults[key])
     try:
         number = float(value)
-        if not 0 < number < float("inf") or kind(number) != number:
+        if (number != defaults[key] and not 0 < number < float("inf")) or kind(number) != number:
             raise ValueError
     except (TypeError, ValueError):
         wanted = "whole number" if kind is int else "number"

@@ -8,6 +8,7 @@ changed are factorised anew, with their ancestors in the elimination tree.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -74,10 +75,11 @@ class Pattern:
         counts = np.diff(self.Lp)[self.static :].astype(float)
         return float((counts * (counts + 3)).sum() / 2)
 
-    @property
+    @cached_property
     def flat(self) -> tuple[np.ndarray, ...]:
         """What the compiled factorisation takes."""
-        return self.parent, self.Lp, self.Li, self.Tp, self.Tk, self.Tpos, self.Tfirst
+        arrays = self.parent, self.Lp, self.Li, self.Tp, self.Tk, self.Tpos, self.Tfirst
+        return tuple(array.astype(np.int32) for array in arrays)  # half the cache that int64 takes
 
 
 def elimination_order(lower: sp.csc_matrix, changing: np.ndarray | None = None) -> tuple[np.ndarray, int]:

@@ -6,6 +6,7 @@ import numpy as np
 from numba import njit
 
 FAST = {"reassoc", "contract", "arcp", "nsz"}  # all but the assumption that there are no NaN and inf
+SHORT = {"contract", "nsz"}  # for loops over a few entries: what makes long ones fast makes these slow
 index = np.uintp  # an index that is never negative: see warmstart.refine.kernels
 
 
@@ -58,7 +59,7 @@ def spread(dirty, parent):
             dirty[parent[j]] = True
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(cache=True, fastmath=SHORT)
 def _gather(j, begin, end, Tk, Tpos, Lp, Li, L, D, work):
     """Subtract from column j in `work` what the columns of its entries begin..end give."""
     for t in range(index(begin), index(end)):
@@ -71,9 +72,9 @@ def _gather(j, begin, end, Tk, Tpos, Lp, Li, L, D, work):
                 work[index(Li[p])] -= scaled * L[p]
 
 
-@njit(cache=True, fastmath=FAST, error_model="numpy")
-def factorise(parent, Lp, Li, Tp, Tk, Tpos, Tfirst, diagonal, below, off, unit, dirty, L, D, work):
-    """The marked columns of L and D from K: its diagonal (N,) and what is below, in the pattern of L.
+@njit(cache=True, fastmath=SHORT, error_model="numpy")
+def factorise(parent, Lp, Li, Tp, Tk, Tpos, Tfirst, diagonal, below, off, unit, dirty, L, D, I, work):
+    """The marked columns of L, D and I = 1 / D from K: its diagonal (N,) and what is below, in the pattern of L.
 
     What is `off` (N,) has an empty row and column and the pivot `unit` (N,). work (N,) is zero before and after.
     Whether all pivots are finite and not zero.
@@ -84,7 +85,7 @@ def factorise(parent, Lp, Li, Tp, Tk, Tpos, Tfirst, diagonal, below, off, unit, 
             continue
         begin, end = index(Lp[j]), index(Lp[j + 1])
         if off[j]:
-            D[j] = unit[j]
+            D[j] = I[j] = unit[j]
             L[begin:end] = 0.0
             continue
         work[j] = diagonal[j]
@@ -96,7 +97,7 @@ def factorise(parent, Lp, Li, Tp, Tk, Tpos, Tfirst, diagonal, below, off, unit, 
         work[j] = 0.0
         fine &= (abs(pivot) < np.inf) & (pivot != 0.0)
         D[j] = pivot
-        inverse = 1.0 / pivot
+        I[j] = inverse = 1.0 / pivot
         for p in range(begin, end):
             i = index(Li[p])
             L[p] = work[i] * inverse
@@ -105,16 +106,14 @@ def factorise(parent, Lp, Li, Tp, Tk, Tpos, Tfirst, diagonal, below, off, unit, 
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
-def condense(static, parent, Lp, Li, Tp, Tk, Tpos, Tfirst, diagonal, below, off, unit, dirty, L, D, work):
+def condense(static, parent, Lp, Li, Tp, Tk, Tpos, Tfirst, diagonal, below, off, unit, dirty, L, D, I, work):
     """Eliminate the first `static` columns: their L and D; the others' diagonal and below become what is left of K.
 
     Takes what `factorise` takes; afterwards the static columns are unmarked, the others marked.
     """
     size = len(D)
     dirty[:static], dirty[static:] = True, False
-    fine = factorise(
-        parent, Lp, Li, Tp, Tk, Tpos, Tfirst * 0 + Tp[:size], diagonal, below, off, unit, dirty, L, D, work
-    )
+    fine = factorise(parent, Lp, Li, Tp, Tk, Tpos, Tfirst, diagonal, below, off, unit, dirty, L, D, I, work)
     for j in range(static, size):
         begin, end = index(Lp[j]), index(Lp[j + 1])
         work[j] = diagonal[j]
@@ -131,10 +130,10 @@ def condense(static, parent, Lp, Li, Tp, Tk, Tpos, Tfirst, diagonal, below, off,
     return fine
 
 
-@njit(cache=True, fastmath=FAST, error_model="numpy")
-def solve(Lp, Li, L, D, off, b):
-    """Solve LDL' b = b in place, in the order of elimination; 0 for what is off."""
-    size = len(D)
+@njit(cache=True, fastmath=SHORT, error_model="numpy")
+def solve(Lp, Li, L, I, off, b):
+    """Solve LDL' b = b in place, in the order of elimination; 0 for what is off; I is 1 / D."""
+    size = len(I)
     for j in range(size):
         if off[j]:
             b[j] = 0.0  # constant columns of L know nothing of the set
@@ -143,7 +142,7 @@ def solve(Lp, Li, L, D, off, b):
             for p in range(index(Lp[j]), index(Lp[j + 1])):
                 b[index(Li[p])] -= L[p] * v
     for j in range(size - 1, -1, -1):
-        v = b[j] / D[j]
+        v = b[j] * I[j]
         if not off[j]:
             for p in range(index(Lp[j]), index(Lp[j + 1])):
                 v -= L[p] * b[index(Li[p])]

@@ -27,17 +27,24 @@ from warmstart.fast import kernels
 from warmstart.matrices import Matrices
 from warmstart.projections import matrices, triangles
 from warmstart.refine.ldl import Pattern
-from warmstart.refine.newton_layout import Block, Layout
+from warmstart.refine.newton_layout import (
+    CAP,
+    INFINITE,
+    LARGEST,
+    NEGLIGIBLE,
+    RELAXED,
+    RHO,
+    SHARE,
+    SMALLEST,
+    STALL,
+    SWEEPS,
+    Block,
+    Layout,
+)
 
-CAP = 15  # Newton steps
-STALL = 4  # steps within which the residual must halve
-SWEEPS = 5  # steps of the splitting before Newton's, from nothing
-RELAXED = 1.5  # the splitting's over-relaxation
-RHO = 1e-6  # e of the splitting
-NEGLIGIBLE = 1e-3  # what e may be to be left out of a sum
-SHARE, SMALLEST, LARGEST = 0.1, 1e-9, 0.1  # of the residual: e, and its limits
-INFINITE = 1e8  # an eigenvalue of M in a direction in which the cone does not curve
 ACCEPTED = 0.9  # of the tolerance
+NOTHING, HINT, PREVIOUS = 0, 1, 2  # what a solve begins with
+NO_SHIFT = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))
 WORK = 5e7  # multiplications of a factorisation
 
 Refined = tuple[dict[str, np.ndarray], int, ConeKKT | None]
@@ -77,22 +84,34 @@ class Newton:
 
     def solve(self, problem: ConeProgram, hint: np.ndarray, tol: float) -> Refined:
         """The iterate, the steps taken (those of the splitting count), and its ConeKKT where it meets the tolerance."""
-        n, m = problem.n, problem.m
-        x, w = np.zeros(n), np.zeros(m)
-        if len(hint) == n + m:
-            x[:], w[:] = hint[:n], hint[n:]
+        out = np.empty(problem.n + 3 * problem.m)
+        begin = HINT if len(hint) == problem.n + problem.m else NOTHING
+        steps, measured = self.settle(problem.c, problem.b, problem, begin, hint, NO_SHIFT, tol, out)
+        return ({}, -1 - steps, None) if steps < 0 else (iterate_of(problem, out), steps, ConeKKT(*measured))
+
+    def settle(
+        self, c: np.ndarray, b: np.ndarray, like: ConeProgram, begin: int, given: np.ndarray,
+        shift: tuple[np.ndarray, ...], tol: float, out: np.ndarray,
+    ) -> tuple[int, tuple[float, ...]]:  # fmt: skip
+        """The steps for c and b with the matrices of another problem; out (n + 3 m,) is x, y, s and w, end to end.
+
+        `begin` says what is given: nothing, a hint, or a solution x, y, s, which `shift` moves first where it has
+        entries. Returns the steps, negative (-1 - steps) where they did not settle, and the numbers of a ConeKKT.
+        """
         fast = kernels("refine.newton_kernels")
         if self._steps is None or isinstance(self._steps, Compiled) != (fast is not None):
             self._steps = Plain(self._layout) if fast is None else Compiled(self._layout, fast)
             self._matrices = None
-        if problem.matrices is not self._matrices:
-            self._steps.renew(problem, self.sigma)
-            self._matrices = problem.matrices
-        s = np.empty(m)
-        steps, measured = self._steps.settle(problem, SWEEPS if len(hint) != n + m else 0, ACCEPTED * tol, x, w, s)
-        if steps < 0:
-            return {}, -1 - steps, None
-        return {"x": x, "y": (s - w) / self.sigma, "s": s}, steps, measured
+        if like.matrices is not self._matrices:
+            self._steps.renew(like, self.sigma)
+            self._matrices = like.matrices
+        return self._steps.settle(c, b, begin, given, shift, ACCEPTED * tol, out)
+
+
+def iterate_of(problem: ConeProgram, out: np.ndarray) -> dict[str, np.ndarray]:
+    """x, y and s out of a solve's output."""
+    n, m = problem.n, problem.m
+    return {"x": out[:n], "y": out[n : n + m], "s": out[n + m : n + 2 * m]}
 
 
 def typical_ratio(iterates: Sequence[Iterate]) -> float:
@@ -108,13 +127,11 @@ class Compiled:
     def __init__(self, layout: Layout, fast: Any) -> None:
         self._fast, self._layout = fast, layout
         self._pattern = pattern = Pattern.of(layout.lower, fast)
-        size, blocks = len(pattern.order), layout.blocks
-        self._cones = (
-            layout.z, layout.l, _ints(begin for begin, _, _ in layout.cones), _ints(q for _, q, _ in layout.cones),
-            self._inside(_joined(places for _, _, places in layout.cones)),
-        )  # fmt: skip
+        size, count, blocks = len(pattern.order), len(pattern.Li), layout.blocks
         spun = [vector for block in blocks for vector in block.vectors]
-        self._blocks = (
+        self._ints = [
+            _ints(begin for begin, _, _ in layout.cones), _ints(q for _, q, _ in layout.cones),
+            self._inside(_joined(places for _, _, places in layout.cones)),
             _ints(block.rows.start for block in blocks), _ints(block.order for block in blocks),
             _starts(block.order**2 for block in blocks),
             _joined(b.columns if len(b.columns) else np.full(len(b.rows), -1) for b in blocks),
@@ -122,11 +139,14 @@ class Compiled:
             _starts(len(block.places) for block in blocks), self._inside(_joined(block.places for block in blocks)),
             _starts(len(block.touched) * len(block.rows) for block in blocks),
             _starts(len(index) for index, _ in spun), _joined(index for index, _ in spun),
-        )  # fmt: skip
-        self._places = (pattern.place, layout.gone)
-        self._buffers = (np.zeros(size + len(pattern.Li)), np.zeros(size, dtype=np.bool_))
-        self._factors = (np.zeros(len(pattern.Li)), np.ones(size), np.zeros(size))
-        self._splitting = (np.zeros(len(pattern.Li)), np.ones(size), layout.gone[pattern.order])
+            pattern.place, pattern.parent, pattern.Lp, pattern.Li, pattern.Tp, pattern.Tk, pattern.Tpos,
+        ]  # fmt: skip
+        self._work, work_starts = _packed(
+            [np.zeros(size + count), np.zeros(count), *np.ones((2, size)), np.zeros(size)]
+        )
+        parts = [layout.gone, np.zeros(size, dtype=np.bool_), layout.gone[pattern.order]]
+        self._flags, flag_starts = _packed(parts)
+        self._starts = work_starts, flag_starts
 
     def _inside(self, places: np.ndarray) -> np.ndarray:
         """Where entries of K's data stand in its diagonal and what is below in the pattern of L, end to end."""
@@ -142,29 +162,40 @@ class Compiled:
         vectors = layout.vectors(problem)
         straight = unturned(layout, vectors)
         values = layout.values(problem, sigma)
-        static, K = np.zeros(len(self._buffers[0])), np.zeros(len(self._buffers[0]))
+        static, K = np.zeros((2, size + len(pattern.Li)))
         static[everywhere] = values
-        units = [problem.A.data[b.entry] if len(b.columns) else np.ones(len(b.rows)) for b in layout.blocks]
-        self._values = (
-            sigma, static, np.array(layout.weights(problem, sigma)), np.concatenate([np.zeros(0), *units]),
-            np.concatenate([np.zeros(0), *(entries for vector in vectors for entries in vector)]),
-            np.concatenate([np.zeros(0), *(C.ravel() for C in straight)]),
-        )  # fmt: skip
         K[everywhere] = splitting(layout, problem, sigma, values, straight)
-        L, D, off = self._splitting
-        ones, marked = np.ones(size), np.ones(size, dtype=np.bool_)
-        self._fast.factorise(*pattern.flat, K[:size], K[size:], off, ones, marked, L, D, np.zeros(size))
+        L, D, inverse = np.zeros(len(pattern.Li)), np.ones(size), np.ones(size)
+        ones, marked, gone = np.ones(size), np.ones(size, dtype=np.bool_), layout.gone[pattern.order]
+        self._fast.factorise(*pattern.flat, K[:size], K[size:], gone, ones, marked, L, D, inverse, np.zeros(size))
+        units = [problem.A.data[b.entry] if len(b.columns) else np.ones(len(b.rows)) for b in layout.blocks]
+        floats, float_starts = _packed([
+            problem.P.data, problem.A.data, static, np.array(layout.weights(problem, sigma)), _flat(units),
+            _flat(entries for vector in vectors for entries in vector), _flat(C.ravel() for C in straight), L, inverse,
+        ])  # fmt: skip
+        parts = [problem.P.indptr, problem.P.indices, problem.A.indptr, problem.A.indices, *self._ints]
+        ints, int_starts = _packed(parts)
+        head = np.concatenate([[problem.n, problem.m, layout.z, layout.l], float_starts, *self._starts])
+        self._I = np.concatenate([head, int_starts[:-1] + len(head) + len(parts), ints]).astype(np.int64)
+        self._F = np.append(floats, sigma)
 
     def settle(
-        self, problem: ConeProgram, sweeps: int, tol: float, x: np.ndarray, w: np.ndarray, s: np.ndarray
-    ) -> tuple[int, ConeKKT]:
-        """Move x and w and fill s; the steps, negative (-1 - steps) where they did not settle, and the ConeKKT."""
-        steps, found = self._fast.settle(
-            problem.c, problem.b, *problem.matrices.columns, *self._cones, *self._blocks, *self._values, *self._places,
-            *self._pattern.flat, *self._buffers, *self._factors, *self._splitting, sweeps, RELAXED, RHO, CAP, STALL,
-            SHARE, SMALLEST, LARGEST, INFINITE, tol, x, w, s,
+        self, c: np.ndarray, b: np.ndarray, begin: int, given: np.ndarray, shift: tuple[np.ndarray, ...], tol: float,
+        out: np.ndarray,
+    ) -> tuple[int, tuple[float, ...]]:  # fmt: skip
+        """As `Newton.settle`."""
+        return self._fast.settle(
+            self._I, self._F, self._work, self._flags, c, b, begin, given, *shift, tol, out
         )  # fmt: skip
-        return steps, ConeKKT(*found)
+
+
+def _packed(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Arrays end to end, and where each begins and the last one ends."""
+    return np.concatenate([np.ravel(part) for part in parts]), _starts(len(part) for part in parts)
+
+
+def _flat(parts: Iterable[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.zeros(0), *parts])
 
 
 def unturned(layout: Layout, vectors: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
@@ -226,7 +257,7 @@ class Plain:
 
     def renew(self, problem: ConeProgram, sigma: float) -> None:
         """As `Compiled.renew`."""
-        layout = self._layout
+        layout, self._problem = self._layout, problem
         self._sigma, self._static = sigma, layout.values(problem, sigma)
         self._weights = layout.weights(problem, sigma)
         self._straight = unturned(layout, layout.vectors(problem))
@@ -239,16 +270,23 @@ class Plain:
         self._splitting = self._factor(values, layout.gone), layout.gone, parts
 
     def settle(
-        self, problem: ConeProgram, sweeps: int, tol: float, x: np.ndarray, w: np.ndarray, s: np.ndarray
-    ) -> tuple[int, ConeKKT]:
-        """As `Compiled.settle`."""
-        best, since, n = np.inf, 0, problem.n
+        self, c: np.ndarray, b: np.ndarray, begin: int, given: np.ndarray, shift: tuple[np.ndarray, ...], tol: float,
+        out: np.ndarray,
+    ) -> tuple[int, tuple[float, ...]]:  # fmt: skip
+        """As `Newton.settle`."""
+        problem, sigma = self._problem.replace(c=c, b=b), self._sigma
+        n, m = problem.n, problem.m
+        x, y, s, w = np.split(out, [n, n + m, n + 2 * m])
+        _place(begin, given, shift, sigma, x, w)
+        best, since, sweeps = np.inf, 0, SWEEPS if begin == NOTHING else 0
         for step in range(sweeps + CAP + 1):
+            if not np.abs(w).sum() < np.inf:
+                return -1 - step, (np.inf, np.inf, np.inf, 1.0, 1.0, 1.0)
             s[:] = problem.cones.project(w)
-            v = s - w
-            Px, Ax, Aty = problem.P @ x, problem.A @ x, problem.A.T @ v / self._sigma
+            y[:] = (s - w) / sigma
+            Px, Ax, Aty = problem.P @ x, problem.A @ x, problem.A.T @ y
             dual, primal = Px + Aty + problem.c, Ax + s - problem.b
-            measured = _measure(problem, x, v / self._sigma, s, Px, Ax, Aty, primal, dual)
+            measured = _measure(problem, x, y, s, Px, Ax, Aty, primal, dual)
             ratio = max(measured.primal / (1 + measured.primal_scale), measured.dual / (1 + measured.dual_scale))
             if max(ratio, measured.gap / (1 + measured.gap_scale)) <= tol:
                 return step, measured
@@ -256,7 +294,7 @@ class Plain:
                 best, since = (ratio, 0) if ratio <= 0.5 * best else (best, since + 1)
             if step == sweeps + CAP or since > STALL or not np.isfinite(ratio):
                 return -1 - step, measured
-            right = np.concatenate([-self._sigma * dual, -primal])
+            right = np.concatenate([-sigma * dual, -primal])
             if step < sweeps:
                 x += self._solve(problem, self._splitting, None, right)[:n]
                 w += RELAXED * (problem.b - problem.A @ x - s)
@@ -265,7 +303,7 @@ class Plain:
                 system, turns = self._newton(problem, w, e)
                 moved = self._solve(problem, system, turns, right)
                 x += moved[:n]
-                w[:] = problem.b - problem.A @ x - (v + moved[n:])
+                w[:] = problem.b - problem.A @ x - (sigma * y + moved[n:])
         raise AssertionError("the last step returns")
 
     def _newton(self, problem: ConeProgram, w: np.ndarray, e: float) -> tuple[Any, list[np.ndarray]]:
@@ -331,6 +369,21 @@ class Plain:
                 dy = np.where(away, 0.0, (back - h) / M)
             b[rows] = _turned(dy, None if V is None else V.T)
         return b
+
+
+def _place(
+    begin: int, given: np.ndarray, shift: tuple[np.ndarray, ...], sigma: float, x: np.ndarray, w: np.ndarray
+) -> None:
+    """x and w from nothing, a hint, or a solution."""
+    n, m = len(x), len(w)
+    if begin == PREVIOUS:
+        rows, columns, values = shift
+        moved = np.bincount(rows, values * given[columns], minlength=len(given)) if len(rows) else given
+        x[:], w[:] = moved[:n], moved[n + m :] - sigma * moved[n : n + m]
+    elif begin == HINT:
+        x[:], w[:] = given[:n], given[n:]
+    else:
+        x[:], w[:] = 0.0, 0.0
 
 
 class Part(NamedTuple):

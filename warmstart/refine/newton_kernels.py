@@ -7,13 +7,27 @@ import math
 import numpy as np
 from numba import njit
 
+from warmstart.refine.kernels import locate
 from warmstart.refine.ldl_kernels import FAST, factorise, index, solve, symbolic
+from warmstart.refine.newton_layout import (
+    CAP,
+    INFINITE,
+    LARGEST,
+    NEGLIGIBLE,
+    RELAXED,
+    RHO,
+    SHARE,
+    SMALLEST,
+    STALL,
+    SWEEPS,
+)
 
-__all__ = ["factorise", "settle", "symbolic"]
+__all__ = ["arrive", "factorise", "settle", "symbolic"]
 
 ROOT = math.sqrt(2.0)
 TINY = 1e-300
-NEGLIGIBLE = 1e-3
+NOTHING, HINT, PREVIOUS = 0, 1, 2
+"""What a solve begins with: nothing, x and w, or another solution x, y and s."""
 
 
 @njit(cache=True, fastmath=FAST)
@@ -136,7 +150,7 @@ def _project(w, z, l, q_begin, q_size, s_begin, s_order, s_offset, s, lam, V):
 
 @njit(cache=True, fastmath=FAST)
 def _measure(c, b, Pp, Pi, Pv, Ap, Ai, Av, x, y, s, dual, primal):
-    """dual = Px + A'y + c, primal = Ax + s - b, and the six numbers of a ConeKKT; the last is whether all are finite."""
+    """dual = Px + A'y + c, primal = Ax + s - b, the six numbers of a ConeKKT, and whether all are finite."""
     n, m = len(c), len(b)
     for i in range(m):
         primal[i] = 0.0
@@ -182,7 +196,7 @@ def _measure(c, b, Pp, Pi, Pv, Ap, Ai, Av, x, y, s, dual, primal):
 
 
 @njit(cache=True, fastmath=FAST)
-def _second_order(w, begin, size, places, e, infinite, K, off, rows):
+def _second_order(w, begin, size, places, e, K, off, rows):
     """-M - e of one second-order cone into its triangle's places, or its rows off."""
     t, square = w[begin], 0.0
     for i in range(begin + 1, begin + size):
@@ -200,8 +214,8 @@ def _second_order(w, begin, size, places, e, infinite, K, off, rows):
                 K[index(places[at])] = -e if i == j else 0.0
                 at += 1
         return
-    mu = min((norm + t) / (norm - t), infinite)
-    half = 0.5 * infinite
+    mu = min((norm + t) / (norm - t), INFINITE)
+    half = 0.5 * INFINITE
     for j in range(size):
         vj = 1.0 if j == 0 else w[begin + j] / norm
         for i in range(j, size):
@@ -216,7 +230,7 @@ def _second_order(w, begin, size, places, e, infinite, K, off, rows):
 
 
 @njit(cache=True, fastmath=FAST)
-def _fill(w, n, e, infinite, z, l, q_begin, q_size, q_places, place, static, gone, K, off):
+def _fill(w, n, e, z, l, q_begin, q_size, q_places, place, static, gone, K, off):
     """K but for the semidefinite blocks, and what is off: its diagonal, then what is below in the pattern of L."""
     for k in range(len(static)):
         K[k] = static[k]
@@ -232,20 +246,20 @@ def _fill(w, n, e, infinite, z, l, q_begin, q_size, q_places, place, static, gon
         count = q_size[c] * (q_size[c] + 1) // 2
         row = n + q_begin[c]
         _second_order(
-            w, q_begin[c], q_size[c], q_places[at : at + count], e, infinite, K, off, place[row : row + q_size[c]]
+            w, q_begin[c], q_size[c], q_places[at : at + count], e, K, off, place[row : row + q_size[c]]
         )  # fmt: skip
         at += count
 
 
 @njit(cache=True, fastmath=FAST)
-def _bend(lam, k, e, infinite, M, away):
+def _bend(lam, k, e, M, away):
     """M + e (p,) of a semidefinite block in its eigenvectors' basis, and where it is infinite."""
     at = 0
     for j in range(k):
         for i in range(j, k):
             up, down = max(lam[i], lam[j]), min(lam[i], lam[j])
             away[at] = down > 0.0
-            M[at] = e + (min(up / max(-down, TINY), infinite) if up > 0.0 and down <= 0.0 else 0.0)
+            M[at] = e + (min(up / max(-down, TINY), INFINITE) if up > 0.0 and down <= 0.0 else 0.0)
             at += 1
 
 
@@ -326,20 +340,58 @@ def _leave(b, row, k, columns, units, touched, C, q, M, away, V, turns, g, h):
         _turn(dy, k, V, True)
 
 
-@njit(cache=True, fastmath=FAST, error_model="numpy")
-def settle(
-    c, b, Pp, Pi, Pv, Ap, Ai, Av, z, l, q_begin, q_size, q_places, s_begin, s_order, s_offset, s_columns, t_starts,
-    touched, p_starts, places, C_starts, spun_starts, spun_index, sigma, static, weights, units, spun_values, straight,
-    place, gone, parent, Lp, Li, Tp, Tk, Tpos, Tfirst, K, off, L, D, work, L_split, D_split, off_split, sweeps, relaxed,
-    rho, cap, stall, share, smallest, largest, infinite, tol, x, w, s,
-):  # fmt: skip
-    """Steps from x (n,) and w (m,), which are moved, with s = Pi_K(w); first `sweeps` of the splitting.
+@njit(cache=True, fastmath=FAST)
+def _cut(flat, starts, k):
+    """The k-th of the arrays end to end."""
+    return flat[starts[k] : starts[k + 1]]
 
-    Returns the steps, negative (-1 - steps) where they did not settle, and the numbers of a ConeKKT.
+
+@njit(cache=True, fastmath=FAST)
+def _begin(begin, given, rows, columns, values, n, m, sigma, x, w):
+    """x and w from nothing, from both end to end, or from a solution, moved by a linear map where there is one."""
+    if begin == NOTHING:
+        x[:], w[:] = 0.0, 0.0
+    elif begin == HINT:
+        x[:], w[:] = given[:n], given[n:]
+    else:
+        moved = given
+        if len(rows) > 0:
+            moved = np.zeros(len(given))
+            for k in range(len(rows)):
+                moved[rows[k]] += values[k] * given[columns[k]]
+        x[:] = moved[:n]
+        for i in range(m):
+            w[i] = moved[n + m + i] - sigma * moved[n + i]
+
+
+@njit(cache=True, fastmath=FAST, error_model="numpy")
+def settle(I, F, W, B, c, b, begin, given, rows, columns, values, tol, out):
+    """Steps until a solution; out (n + 3 m,) holds x, y, s and w.
+
+    I, F, W and B hold all constants and buffers end to end, as `warmstart.refine.newton.Compiled` packs them. `begin`
+    says what is `given`, with the entries of a linear map that moves it. From nothing, SWEEPS steps of the splitting
+    come first. Returns the steps, negative (-1 - steps) where they did not settle, and the numbers of a ConeKKT.
     """
-    n, m = len(c), len(b)
+    n, m, z, l = I[0], I[1], I[2], I[3]
+    at_F, at_W, at_B, at_I = I[4:14], I[14:20], I[20:24], I[24:49]
+    Pp, Pi, Ap, Ai = _cut(I, at_I, 0), _cut(I, at_I, 1), _cut(I, at_I, 2), _cut(I, at_I, 3)
+    q_begin, q_size, q_places = _cut(I, at_I, 4), _cut(I, at_I, 5), _cut(I, at_I, 6)
+    s_begin, s_order, s_offset, s_columns = _cut(I, at_I, 7), _cut(I, at_I, 8), _cut(I, at_I, 9), _cut(I, at_I, 10)
+    t_starts, touched, p_starts, places = _cut(I, at_I, 11), _cut(I, at_I, 12), _cut(I, at_I, 13), _cut(I, at_I, 14)
+    C_starts, spun_starts, spun_index = _cut(I, at_I, 15), _cut(I, at_I, 16), _cut(I, at_I, 17)
+    place, parent, Lp, Li = _cut(I, at_I, 18), _cut(I, at_I, 19), _cut(I, at_I, 20), _cut(I, at_I, 21)
+    Tp, Tk, Tpos = _cut(I, at_I, 22), _cut(I, at_I, 23), I[at_I[24] :]
+    Tfirst = Tp
+    Pv, Av, static, weights = _cut(F, at_F, 0), _cut(F, at_F, 1), _cut(F, at_F, 2), _cut(F, at_F, 3)
+    units, spun_values, straight = _cut(F, at_F, 4), _cut(F, at_F, 5), _cut(F, at_F, 6)
+    L_split, I_split, sigma = _cut(F, at_F, 7), _cut(F, at_F, 8), F[-1]
+    K, L, D, inverse, work = _cut(W, at_W, 0), _cut(W, at_W, 1), _cut(W, at_W, 2), _cut(W, at_W, 3), _cut(W, at_W, 4)
+    gone, off, off_split = _cut(B, at_B, 0), _cut(B, at_B, 1), _cut(B, at_B, 2)
+    x, y, s, w = out[:n], out[n : n + m], out[n + m : n + 2 * m], out[n + 2 * m :]
+    _begin(begin, given, rows, columns, values, n, m, sigma, x, w)
+    sweeps = SWEEPS if begin == NOTHING else 0
     size, blocks = n + m, len(s_begin)
-    y, dual, primal, right, moved = np.empty(m), np.empty(n), np.empty(m), np.empty(size), np.empty(size)
+    dual, primal, right, moved = np.empty(n), np.empty(m), np.empty(size), np.empty(size)
     unit, dirty = np.ones(size), np.ones(size, dtype=np.bool_)
     orders = rows = 0
     for k in range(blocks):
@@ -349,6 +401,11 @@ def settle(
     M, away, g, h = np.empty(rows), np.empty(rows, dtype=np.bool_), np.empty(rows), np.empty(rows)
     best, since, step = np.inf, 0, 0
     while True:
+        total = 0.0
+        for i in range(m):
+            total += abs(w[i])
+        if not total < np.inf:  # LAPACK does not take it
+            return -1 - step, (np.inf, np.inf, np.inf, 1.0, 1.0, 1.0)
         _project(w, z, l, q_begin, q_size, s_begin, s_order, s_offset, s, lam, V)
         for i in range(m):
             y[i] = (s[i] - w[i]) / sigma
@@ -363,16 +420,16 @@ def settle(
                 best, since = ratio, 0
             else:
                 since += 1
-        if step == sweeps + cap or since > stall:
+        if step == sweeps + CAP or since > STALL:
             return -1 - step, found
         for j in range(n):
             right[j] = -sigma * dual[j]
         for i in range(m):
             right[n + i] = -primal[i]
         newton = step >= sweeps
-        e = min(max(share * ratio, smallest), largest) if newton else rho
+        e = min(max(SHARE * ratio, SMALLEST), LARGEST) if newton else RHO
         if newton:
-            _fill(w, n, e, infinite, z, l, q_begin, q_size, q_places, place, static, gone, K, off)
+            _fill(w, n, e, z, l, q_begin, q_size, q_places, place, static, gone, K, off)
             at, eigen = 0, 0
             for k in range(blocks):
                 order = s_order[k]
@@ -383,7 +440,7 @@ def settle(
                 for a in range(r):
                     spun = slice(spun_starts[t_starts[k] + a], spun_starts[t_starts[k] + a + 1])
                     _turn_sparse(spun_index[spun], spun_values[spun], order, U, C[a])
-                _bend(lam[eigen : eigen + order], order, e, infinite, M[at : at + p], away[at : at + p])
+                _bend(lam[eigen : eigen + order], order, e, M[at : at + p], away[at : at + p])
                 _eliminate(
                     C, s_columns[at] >= 0, weights[k] + e, M[at : at + p], away[at : at + p], e,
                     places[p_starts[k] : p_starts[k + 1]], K,
@@ -391,11 +448,11 @@ def settle(
                 at += p
                 eigen += order
             if not factorise(
-                parent, Lp, Li, Tp, Tk, Tpos, Tfirst, K[:size], K[size:], off, unit, dirty, L, D, work
+                parent, Lp, Li, Tp, Tk, Tpos, Tfirst, K[:size], K[size:], off, unit, dirty, L, D, inverse, work
             ):  # fmt: skip
                 return -1 - step, found
         elif step == 0:
-            M[:], away[:] = 1.0 + rho, False
+            M[:], away[:] = 1.0 + RHO, False
         for i in range(size):
             moved[i] = right[i]
         at = 0
@@ -413,9 +470,9 @@ def settle(
         for i in range(size):
             right[index(place[i])] = moved[i]
         if newton:
-            solve(Lp, Li, L, D, off, right)
+            solve(Lp, Li, L, inverse, off, right)
         else:
-            solve(Lp, Li, L_split, D_split, off_split, right)
+            solve(Lp, Li, L_split, I_split, off_split, right)
         for i in range(size):
             moved[i] = right[index(place[i])]
         at = 0
@@ -443,5 +500,26 @@ def settle(
                 w[i] = primal[i] - (sigma * y[i] + moved[n + i])
         else:
             for i in range(m):
-                w[i] += relaxed * (primal[i] - s[i])
+                w[i] += RELAXED * (primal[i] - s[i])
         step += 1
+
+
+@njit(cache=True, fastmath=FAST)
+def arrive(size, c, b, data, first, mean, scale, template, varying, source, basis, spread, limits, here):
+    """Check and copy the vectors into data, locate the context (d,) into here; what stands in the way, or 0."""
+    n, m = len(c), len(b)
+    if n != size or n + m != len(data):
+        return -1, 0.0
+    fine = True
+    for j in range(n):
+        data[j] = c[j]
+        fine &= abs(c[j]) < np.inf
+    for i in range(m):
+        data[n + i] = b[i]
+        fine &= abs(b[i]) < np.inf
+    if not fine:
+        return -1, 0.0
+    same, score = locate(data, first, mean, scale, template, varying, source, basis, spread, limits, here)
+    if not same:
+        return -2, score
+    return (0 if score <= 1.0 else -3), score

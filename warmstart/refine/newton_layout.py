@@ -12,6 +12,15 @@ import scipy.sparse as sp
 from warmstart.cone_program import ConeProgram
 from warmstart.cones import triangle
 
+CAP = 15  # Newton steps
+STALL = 4  # steps within which the residual must halve
+SWEEPS = 5  # steps of the splitting before Newton's, from nothing
+RELAXED = 1.5  # the splitting's over-relaxation
+RHO = 1e-6  # e of the splitting
+NEGLIGIBLE = 1e-3  # what e may be to be left out of a sum
+SHARE, SMALLEST, LARGEST = 0.1, 1e-9, 0.1  # of the residual: e, and its limits
+INFINITE = 1e8  # an eigenvalue of M in a direction in which the cone does not curve
+
 SIMPLE = {"z", "l", "q", "s"}
 SAME = 1e-9  # relative: entries of P that are to be equal
 
@@ -82,7 +91,7 @@ class Layout:
         """The entries of every vector that a block touches, in the block's units."""
         found = []
         for block in self.blocks:
-            unit = -problem.A.data[block.entry] if len(block.columns) else np.ones(len(block.rows))
+            unit = np.negative(problem.A.data[block.entry]) if len(block.columns) else np.ones(len(block.rows))
             found.append([problem.A.data[entry] / unit[index] for index, entry in block.vectors])
         return found
 

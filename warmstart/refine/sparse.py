@@ -172,7 +172,7 @@ class Compiled:
         self._layout = (layout.kept, layout.unequal, layout.fixing, layout.variable, layout.entry, pattern.place)
         self._K = (np.zeros(size), np.zeros(len(pattern.Li)))
         state = (np.zeros(size, dtype=np.bool_), np.where(pattern.order < n, 1.0, -1.0), np.ones(size, dtype=np.bool_))
-        self._factors = (*state, np.zeros(len(pattern.Li)), np.ones(size), np.zeros(size))
+        self._factors = (*state, np.zeros(len(pattern.Li)), np.ones(size), np.ones(size), np.zeros(size))
         self._sound = False
 
     def renew(self, values: np.ndarray) -> None:
@@ -195,7 +195,7 @@ class Compiled:
             q, l, u, *matrices.flat[:6], sign, *self._layout, *self._pattern.flat,
             *self._K, *self._factors, CAP, STALL, CORRECTIONS, ACCURACY * slack, ROUGH, slack, x, y,
         )  # fmt: skip
-        if not np.isfinite(self._factors[-2].sum()):
+        if not np.isfinite(self._factors[4].sum()):
             self._factors[2][self._pattern.static :] = True
         return steps
 

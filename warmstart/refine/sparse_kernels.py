@@ -38,11 +38,11 @@ def _switch(i, on, Tp, Tk, Tfirst, off, dirty):
 @njit(cache=True, fastmath=FAST, error_model="numpy")
 def settle(
     q, l, u, Pp, Pi, Pv, Ap, Ai, Av, sign, kept, unequal, fixing, variable, entry, place, parent, Lp, Li, Tp, Tk, Tpos,
-    Tfirst, diagonal, below, off, unit, dirty, L, D, work, cap, stall, corrections, small, rough, slack, x, y,
+    Tfirst, diagonal, below, off, unit, dirty, L, D, I, work, cap, stall, corrections, small, rough, slack, x, y,
 ):  # fmt: skip
     """Steps from the set `sign` (m,) until none changes sides; x (n,) and y (m,) are filled.
 
-    off, dirty, L and D hold the factors of the last set and are kept up to date. Returns the steps, negative
+    off, dirty, L, D and I hold the factors of the last set and are kept up to date. Returns the steps, negative
     (-1 - steps) where they did not settle.
     """
     n, m, g = len(q), len(l), len(kept)
@@ -62,7 +62,7 @@ def settle(
                 _switch(place[n + t], sign[kept[t]] != 0, Tp, Tk, Tfirst, off, dirty)
         spread(dirty, parent)
         fine = factorise(
-            parent, Lp, Li, Tp, Tk, Tpos, Tfirst, diagonal, below, off, unit, dirty, L, D, work
+            parent, Lp, Li, Tp, Tk, Tpos, Tfirst, diagonal, below, off, unit, dirty, L, D, I, work
         )  # fmt: skip
         dirty[:] = False
         if not fine:
@@ -85,7 +85,7 @@ def settle(
                 if left == 0 or size <= goal or not size < 0.5 * last:
                     break
                 last, left = size, left - 1
-                solve(Lp, Li, L, D, off, b)
+                solve(Lp, Li, L, I, off, b)
                 for j in range(n):
                     x[j] += b[index(place[j])]
                 for t in range(g):
