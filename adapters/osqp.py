@@ -228,8 +228,8 @@ class OsqpAdapter:
     ) -> Express | None:
         return None if shift else open_express(engine, bound, problem, reach, regressor)
 
-    def screen(self, problem: QP, iterates: Sequence[Iterate]) -> Screen | None:
-        return refine.screen(problem, iterates)
+    def screen(self, problems: Sequence[QP], iterates: Sequence[Iterate]) -> Screen | None:
+        return refine.screen(problems[0], iterates)
 
     def open(self, problem: QP, parameters: Parameters) -> OsqpWorkspace:
         return OsqpWorkspace(problem, parameters)

@@ -43,7 +43,7 @@ from warmstart.cone_kkt import ConeKKT, cone_kkt, proves_infeasible, proves_unbo
 from warmstart.cone_program import ConeProgram
 from warmstart.context import BoundContext, Context
 from warmstart.errors import ProblemError, StructureError
-from warmstart.refine.newton import Newton, typical_ratio
+from warmstart.refine.newton import Newton, best_ratio
 from warmstart.refine.newton_express import open_express
 
 EPS_INFEAS = 1e-7  # SCS's default
@@ -198,9 +198,9 @@ class ScsAdapter:
     ) -> Express | None:  # fmt: skip
         return open_express(engine, bound, problem, reach, regressor, shift)
 
-    def screen(self, problem: ConeProgram, iterates: Sequence[Iterate]) -> Screen:
+    def screen(self, problems: Sequence[ConeProgram], iterates: Sequence[Iterate]) -> Screen:
         """The size is that of s against y, which the refinement's splitting of w = s - size y needs to know."""
-        return Screen(np.zeros(0, dtype=np.int64), typical_ratio(iterates))
+        return Screen(np.zeros(0, dtype=np.int64), best_ratio(problems, iterates))
 
     def open(self, problem: ConeProgram, parameters: Parameters) -> ScsWorkspace:
         return ScsWorkspace(problem, parameters)

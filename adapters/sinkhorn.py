@@ -173,7 +173,7 @@ class SinkhornAdapter:
     ) -> Any:
         return open_transport_express(bound, problem, regressor, parameters)
 
-    def screen(self, problem: Transport, iterates: Sequence[Iterate]) -> None:
+    def screen(self, problems: Sequence[Transport], iterates: Sequence[Iterate]) -> None:
         return None
 
     def open(self, problem: Transport, parameters: Parameters) -> SinkhornWorkspace:

@@ -215,7 +215,7 @@ class Adapter(Protocol):
         """The whole of an undisturbed solve in one compiled call, or all that comes before the run; None without it."""
         ...
 
-    def screen(self, problem: Any, iterates: Sequence[Iterate]) -> Screen | None:
+    def screen(self, problems: Sequence[Any], iterates: Sequence[Iterate]) -> Screen | None:
         """What solutions of training problems say about the refinement's work."""
         ...
 

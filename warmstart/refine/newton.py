@@ -37,12 +37,16 @@ from warmstart.refine.newton_layout import (
     SHARE,
     SMALLEST,
     STALL,
+    STEEP,
+    STEEPER,
     SWEEPS,
     Block,
     Layout,
 )
 
-ACCEPTED = 0.9  # of the tolerance
+ACCEPTED = 0.999  # of the tolerance
+FACTORS = (1.0, 0.7, 0.5, 1.4)  # tried for sigma
+TRIED, DRAWN, TIGHT = 30, 0.3, 1e-6  # problems, how far hints are drawn to the mean, and the tolerance
 NOTHING, HINT, PREVIOUS = 0, 1, 2  # what a solve begins with
 NO_SHIFT = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))
 WORK = 5e7  # multiplications of a factorisation
@@ -115,10 +119,25 @@ def iterate_of(problem: ConeProgram, out: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def typical_ratio(iterates: Sequence[Iterate]) -> float:
-    """Root mean square of s over that of y in solutions: sigma."""
+    """Root mean square of s over that of y in solutions: where both count alike in w = s - sigma y."""
     s, y = (np.concatenate([iterate[slot] for iterate in iterates]) for slot in ("s", "y"))
     size, dual = (float(np.sqrt((v**2).mean())) for v in (s, y))
     return float(np.clip(size / dual, 1e-6, 1e6)) if size > 0 and dual > 0 else 1.0
+
+
+def best_ratio(problems: Sequence[ConeProgram], iterates: Sequence[Iterate]) -> float:
+    """The sigma near the typical ratio with the fewest steps from hints as predictors give them: drawn to the mean."""
+    typical, count = typical_ratio(iterates), min(TRIED, len(problems))
+    if Newton.prepare(problems[0], None) is None:
+        return typical
+    steps = []
+    for factor in FACTORS:
+        engine: Any = Newton.prepare(problems[0], Screen(None, typical * factor))
+        hints = engine.targets(problems[:count], iterates[:count])
+        blurred = (1 - DRAWN) * hints + DRAWN * hints.mean(axis=0)
+        runs = [engine.solve(problem, hint, TIGHT) for problem, hint in zip(problems, blurred, strict=False)]
+        steps.append(sum(2 * CAP if measured is None else taken for _, taken, measured in runs))
+    return typical * FACTORS[int(np.argmin(steps))]
 
 
 class Compiled:
@@ -144,8 +163,7 @@ class Compiled:
         self._work, work_starts = _packed(
             [np.zeros(size + count), np.zeros(count), *np.ones((2, size)), np.zeros(size)]
         )
-        parts = [layout.gone, np.zeros(size, dtype=np.bool_), layout.gone[pattern.order]]
-        self._flags, flag_starts = _packed(parts)
+        self._flags, flag_starts = _packed([layout.gone[pattern.order], np.zeros(size, dtype=np.bool_)])
         self._starts = work_starts, flag_starts
 
     def _inside(self, places: np.ndarray) -> np.ndarray:
@@ -172,11 +190,12 @@ class Compiled:
         floats, float_starts = _packed([
             problem.P.data, problem.A.data, static, np.array(layout.weights(problem, sigma)), _flat(units),
             _flat(entries for vector in vectors for entries in vector), _flat(C.ravel() for C in straight), L, inverse,
+            np.where(pattern.order < problem.n, 1.0, -1.0),
         ])  # fmt: skip
         parts = [problem.P.indptr, problem.P.indices, problem.A.indptr, problem.A.indices, *self._ints]
         ints, int_starts = _packed(parts)
         head = np.concatenate([[problem.n, problem.m, layout.z, layout.l], float_starts, *self._starts])
-        self._I = np.concatenate([head, int_starts[:-1] + len(head) + len(parts), ints]).astype(np.int64)
+        self._I = np.concatenate([head, int_starts[:-1] + len(head) + len(parts), ints]).astype(np.int32)
         self._F = np.append(floats, sigma)
 
     def settle(
@@ -278,7 +297,8 @@ class Plain:
         n, m = problem.n, problem.m
         x, y, s, w = np.split(out, [n, n + m, n + 2 * m])
         _place(begin, given, shift, sigma, x, w)
-        best, since, sweeps = np.inf, 0, SWEEPS if begin == NOTHING else 0
+        best, before, since, sweeps = np.inf, np.inf, 0, SWEEPS if begin == NOTHING else 0
+        system, turns = self._splitting, None
         for step in range(sweeps + CAP + 1):
             if not np.abs(w).sum() < np.inf:
                 return -1 - step, (np.inf, np.inf, np.inf, 1.0, 1.0, 1.0)
@@ -295,12 +315,16 @@ class Plain:
             if step == sweeps + CAP or since > STALL or not np.isfinite(ratio):
                 return -1 - step, measured
             right = np.concatenate([-sigma * dual, -primal])
+            again = (
+                step > sweeps and ratio <= (STEEPER if self._layout.blocks else STEEP) * before
+            )  # the last factors still serve
+            before = ratio
             if step < sweeps:
-                x += self._solve(problem, self._splitting, None, right)[:n]
+                x += self._solve(problem, system, None, right)[:n]
                 w += RELAXED * (problem.b - problem.A @ x - s)
             else:
-                e = float(np.clip(SHARE * ratio, SMALLEST, LARGEST))
-                system, turns = self._newton(problem, w, e)
+                if not again:
+                    system, turns = self._newton(problem, w, float(np.clip(SHARE * ratio, SMALLEST, LARGEST)))
                 moved = self._solve(problem, system, turns, right)
                 x += moved[:n]
                 w[:] = problem.b - problem.A @ x - (sigma * y + moved[n:])

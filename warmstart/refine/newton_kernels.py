@@ -19,6 +19,8 @@ from warmstart.refine.newton_layout import (
     SHARE,
     SMALLEST,
     STALL,
+    STEEP,
+    STEEPER,
     SWEEPS,
 )
 
@@ -230,15 +232,14 @@ def _second_order(w, begin, size, places, e, K, off, rows):
 
 
 @njit(cache=True, fastmath=FAST)
-def _fill(w, n, e, z, l, q_begin, q_size, q_places, place, static, gone, K, off):
+def _fill(w, n, e, z, l, q_begin, q_size, q_places, place, static, signs, gone, K, off):
     """K but for the semidefinite blocks, and what is off: its diagonal, then what is below in the pattern of L."""
-    for k in range(len(static)):
-        K[k] = static[k]
-    size = len(gone)
+    size = len(signs)
     for i in range(size):
-        at = index(place[i])
-        K[at] = K[at] + e if i < n else -e
-        off[at] = gone[i]
+        K[i] = static[i] + e * signs[i]
+        off[i] = gone[i]
+    for k in range(size, len(static)):
+        K[k] = static[k]
     for i in range(n + z, n + z + l):
         off[index(place[i])] = w[i - n] > 0.0
     at = 0
@@ -373,7 +374,7 @@ def settle(I, F, W, B, c, b, begin, given, rows, columns, values, tol, out):
     come first. Returns the steps, negative (-1 - steps) where they did not settle, and the numbers of a ConeKKT.
     """
     n, m, z, l = I[0], I[1], I[2], I[3]
-    at_F, at_W, at_B, at_I = I[4:14], I[14:20], I[20:24], I[24:49]
+    at_F, at_W, at_B, at_I = I[4:15], I[15:21], I[21:24], I[24:49]
     Pp, Pi, Ap, Ai = _cut(I, at_I, 0), _cut(I, at_I, 1), _cut(I, at_I, 2), _cut(I, at_I, 3)
     q_begin, q_size, q_places = _cut(I, at_I, 4), _cut(I, at_I, 5), _cut(I, at_I, 6)
     s_begin, s_order, s_offset, s_columns = _cut(I, at_I, 7), _cut(I, at_I, 8), _cut(I, at_I, 9), _cut(I, at_I, 10)
@@ -384,9 +385,9 @@ def settle(I, F, W, B, c, b, begin, given, rows, columns, values, tol, out):
     Tfirst = Tp
     Pv, Av, static, weights = _cut(F, at_F, 0), _cut(F, at_F, 1), _cut(F, at_F, 2), _cut(F, at_F, 3)
     units, spun_values, straight = _cut(F, at_F, 4), _cut(F, at_F, 5), _cut(F, at_F, 6)
-    L_split, I_split, sigma = _cut(F, at_F, 7), _cut(F, at_F, 8), F[-1]
+    L_split, I_split, signs, sigma = _cut(F, at_F, 7), _cut(F, at_F, 8), _cut(F, at_F, 9), F[-1]
     K, L, D, inverse, work = _cut(W, at_W, 0), _cut(W, at_W, 1), _cut(W, at_W, 2), _cut(W, at_W, 3), _cut(W, at_W, 4)
-    gone, off, off_split = _cut(B, at_B, 0), _cut(B, at_B, 1), _cut(B, at_B, 2)
+    gone, off = _cut(B, at_B, 0), _cut(B, at_B, 1)
     x, y, s, w = out[:n], out[n : n + m], out[n + m : n + 2 * m], out[n + 2 * m :]
     _begin(begin, given, rows, columns, values, n, m, sigma, x, w)
     sweeps = SWEEPS if begin == NOTHING else 0
@@ -399,6 +400,7 @@ def settle(I, F, W, B, c, b, begin, given, rows, columns, values, tol, out):
         rows += s_order[k] * (s_order[k] + 1) // 2
     lam, V, C_turned = np.empty(orders), np.empty(s_offset[blocks]), np.empty(C_starts[blocks])
     M, away, g, h = np.empty(rows), np.empty(rows, dtype=np.bool_), np.empty(rows), np.empty(rows)
+    V_used, e, before = np.empty(len(V)), RHO, np.inf
     best, since, step = np.inf, 0, 0
     while True:
         total = 0.0
@@ -423,13 +425,18 @@ def settle(I, F, W, B, c, b, begin, given, rows, columns, values, tol, out):
         if step == sweeps + CAP or since > STALL:
             return -1 - step, found
         for j in range(n):
-            right[j] = -sigma * dual[j]
+            moved[j] = -sigma * dual[j]
         for i in range(m):
-            right[n + i] = -primal[i]
+            moved[n + i] = -primal[i]
+        if blocks > 0:
+            right[:] = moved
         newton = step >= sweeps
-        e = min(max(SHARE * ratio, SMALLEST), LARGEST) if newton else RHO
-        if newton:
-            _fill(w, n, e, z, l, q_begin, q_size, q_places, place, static, gone, K, off)
+        again = step > sweeps and ratio <= (STEEP if blocks == 0 else STEEPER) * before  # the last factors still serve
+        before = ratio
+        if newton and not again:
+            e = min(max(SHARE * ratio, SMALLEST), LARGEST)
+            V_used[:] = V
+            _fill(w, n, e, z, l, q_begin, q_size, q_places, place, static, signs, gone, K, off)
             at, eigen = 0, 0
             for k in range(blocks):
                 order = s_order[k]
@@ -453,8 +460,6 @@ def settle(I, F, W, B, c, b, begin, given, rows, columns, values, tol, out):
                 return -1 - step, found
         elif step == 0:
             M[:], away[:] = 1.0 + RHO, False
-        for i in range(size):
-            moved[i] = right[i]
         at = 0
         for k in range(blocks):
             order = s_order[k]
@@ -464,7 +469,7 @@ def settle(I, F, W, B, c, b, begin, given, rows, columns, values, tol, out):
             _enter(
                 moved, right, n, n + s_begin[k], order, s_columns[part], units[part],
                 touched[t_starts[k] : t_starts[k + 1]], C, weights[k] + e, M[part], away[part],
-                V[s_offset[k] : s_offset[k + 1]].reshape(order, order), newton, g[part], h[part],
+                V_used[s_offset[k] : s_offset[k + 1]].reshape(order, order), newton, g[part], h[part],
             )  # fmt: skip
             at += p
         for i in range(size):
@@ -472,7 +477,7 @@ def settle(I, F, W, B, c, b, begin, given, rows, columns, values, tol, out):
         if newton:
             solve(Lp, Li, L, inverse, off, right)
         else:
-            solve(Lp, Li, L_split, I_split, off_split, right)
+            solve(Lp, Li, L_split, I_split, gone, right)
         for i in range(size):
             moved[i] = right[index(place[i])]
         at = 0
@@ -483,7 +488,7 @@ def settle(I, F, W, B, c, b, begin, given, rows, columns, values, tol, out):
             part = slice(at, at + p)
             _leave(
                 moved, n + s_begin[k], order, s_columns[part], units[part], touched[t_starts[k] : t_starts[k + 1]], C,
-                weights[k] + e, M[part], away[part], V[s_offset[k] : s_offset[k + 1]].reshape(order, order), newton,
+                weights[k] + e, M[part], away[part], V_used[s_offset[k] : s_offset[k + 1]].reshape(order, order), newton,
                 g[part], h[part],
             )  # fmt: skip
             at += p

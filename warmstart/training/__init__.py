@@ -259,7 +259,7 @@ def _fit_hints(
     regressors: dict[str, Regressor],
 ) -> Screen | None:
     """Adds predictors for the refinement, named hint-..., where the solver has one for this family."""
-    screen = adapter.screen(problems[0], iterates)
+    screen = adapter.screen(problems, iterates)
     engine = adapter.engine(problems[0], context, screen)
     if engine is None or screen is None:
         return None
