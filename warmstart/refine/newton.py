@@ -297,6 +297,7 @@ class Plain:
         n, m = problem.n, problem.m
         x, y, s, w = np.split(out, [n, n + m, n + 2 * m])
         _place(begin, given, shift, sigma, x, w)
+        steep = STEEPER if self._layout.blocks else STEEP
         best, before, since, sweeps = np.inf, np.inf, 0, SWEEPS if begin == NOTHING else 0
         system, turns = self._splitting, None
         for step in range(sweeps + CAP + 1):
@@ -315,9 +316,7 @@ class Plain:
             if step == sweeps + CAP or since > STALL or not np.isfinite(ratio):
                 return -1 - step, measured
             right = np.concatenate([-sigma * dual, -primal])
-            again = (
-                step > sweeps and ratio <= (STEEPER if self._layout.blocks else STEEP) * before
-            )  # the last factors still serve
+            again = step > sweeps and ratio <= steep * before  # the last factors still serve
             before = ratio
             if step < sweeps:
                 x += self._solve(problem, system, None, right)[:n]

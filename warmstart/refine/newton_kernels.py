@@ -488,8 +488,8 @@ def settle(I, F, W, B, c, b, begin, given, rows, columns, values, tol, out):
             part = slice(at, at + p)
             _leave(
                 moved, n + s_begin[k], order, s_columns[part], units[part], touched[t_starts[k] : t_starts[k + 1]], C,
-                weights[k] + e, M[part], away[part], V_used[s_offset[k] : s_offset[k + 1]].reshape(order, order), newton,
-                g[part], h[part],
+                weights[k] + e, M[part], away[part], V_used[s_offset[k] : s_offset[k + 1]].reshape(order, order),
+                newton, g[part], h[part],
             )  # fmt: skip
             at += p
         for j in range(n):
