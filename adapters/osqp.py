@@ -210,6 +210,11 @@ class OsqpAdapter:
     def losses(self, problem: QP, context: Context) -> dict[str, Callable[..., Any]]:
         return {}
 
+    def steps(self, problem: QP, context: Context, parameters: Parameters) -> Any | None:
+        from warmstart.training.unrolled.osqp import OsqpMap
+
+        return OsqpMap.open(problem, parameters) if OsqpMap.covers(problem, context) else None
+
     def mirrored(self, problem: QP, iterate: Iterate) -> None:
         return None
 

@@ -186,6 +186,11 @@ class ScsAdapter:
     def losses(self, problem: ConeProgram, context: Context) -> dict[str, Callable[..., Any]]:
         return {}
 
+    def steps(self, problem: ConeProgram, context: Context, parameters: Parameters) -> Any | None:
+        from warmstart.training.unrolled.scs import ScsMap
+
+        return ScsMap.open(problem, parameters) if ScsMap.covers(problem, context) else None
+
     def mirrored(self, problem: ConeProgram, iterate: Iterate) -> None:
         return None
 

@@ -151,6 +151,9 @@ class SinkhornAdapter:
     def losses(self, problem: Transport, context: Context) -> dict[str, Callable[..., Any]]:
         return losses(problem, context)
 
+    def steps(self, problem: Transport, context: Context, parameters: Parameters) -> None:
+        return None
+
     def mirrored(self, problem: Transport, iterate: Iterate) -> tuple[Transport, Iterate] | None:
         """The measures swapped, where both live in one space."""
         if problem.ground.kind != "grid":

@@ -144,7 +144,9 @@ def test_a_trained_model_needs_fewer_iterations_than_tuned(
 
 
 def test_an_unknown_predictor() -> None:
-    with pytest.raises(TrainingError, match="unknown predictor 'forest'; accepted: auto, none, constant, nearest"):
+    with pytest.raises(
+        TrainingError, match="unknown predictor 'forest'; accepted: auto, none, unrolled, constant, nearest"
+    ):
         ws.train(QUADCOPTER, predictor="forest")
 
 

@@ -192,6 +192,13 @@ class Adapter(Protocol):
         """Losses for training networks on codes, by name (see `warmstart.training.losses`); none: plain regression."""
         ...
 
+    def steps(self, problem: Any, context: Any, parameters: Parameters) -> Any | None:
+        """The solver's iteration on problems that share this one's constants, as a JAX map with these parameters.
+
+        A `warmstart.training.unrolled.objectives.SolverMap`, for training through it; None where there is none.
+        """
+        ...
+
     def mirrored(self, problem: Any, iterate: Iterate) -> tuple[Any, Iterate] | None:
         """Another problem whose solution follows from this one's: one more label for nothing. None where none does."""
         ...

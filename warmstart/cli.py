@@ -78,7 +78,7 @@ def _train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--solver", help="the solver to train for (the family's)")
     parser.add_argument("--tol", type=_tolerances, metavar="T[,T]", help="tolerances to train for (1e-3,1e-6)")
     parser.add_argument("--samples", type=_count, metavar="N", help="training problems (1000)")
-    parser.add_argument("--predictor", default="auto", help="auto, none, or the name of one (%(default)s)")
+    parser.add_argument("--predictor", default="auto", help="auto, none, unrolled, or the name of one (%(default)s)")
     parser.add_argument("--seed", type=_seed, default=0)
     parser.add_argument("--jobs", type=_jobs, default=1, metavar="J", help="processes for labels; -1: all cores")
     parser.add_argument("--out", metavar="FILE", help="the model file (FAMILY-SOLVER.safetensors)")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from warmstart import adapter as seam
-from warmstart.adapter import Adapter, Iterate, Screen, split
+from warmstart.adapter import Adapter, Iterate, Parameters, Screen, split
 from warmstart.context import Context, find
 from warmstart.errors import TrainingError
 from warmstart.families import Family
@@ -26,7 +26,7 @@ from warmstart.predictors import Regressor
 from warmstart.progress import Report, silent
 from warmstart.shift import Shift
 from warmstart.solve import Solver, solve
-from warmstart.training.fitting import Data, fit_hint, fitters, hint_names
+from warmstart.training.fitting import Data, fit_hint, fitters, hint_names, spread
 from warmstart.training.labels import Labels, label
 from warmstart.training.selection import Setting, choose
 from warmstart.training.tuning import Tuned, tune
@@ -64,7 +64,8 @@ def train(
 ) -> Model:
     """The Model of a family: tuned solver parameters, predictors, and per tolerance what was fastest on validation.
 
-    `family`: a Family or the user's own problems. `predictor`: "auto" tries all, else one name, or "none" for tuned
+    `family`: a Family or the user's own problems. `predictor`: "auto" tries all that are trained in seconds, else one
+    name, or "unrolled" for a regression and all that are trained through the solver's own steps, or "none" for tuned
     parameters only. `folder`: where finished labels are kept so that an interrupted run can go on. `jobs`: processes
     for labels. Raises TrainingError where too few labels can be had, nothing varies, or no parameters solve.
     """
@@ -83,12 +84,14 @@ def train(
     screen = None
     if names:
         folder = _prepare(folder, card)
-        labels = _label(adapter, problems.train, sample, context, tols[-1], jobs, folder, report)
+        labels, counted = _label(adapter, problems.train, sample, context, tols[-1], jobs, folder, report)
         card["left_out"] = {str(row): reason for row, reason in labels.left_out.items()}
         solved = [problems.train[row] for row in labels.rows]
         slots = adapter.slots(solved[0])
         iterates = [split(output, slots) for output in labels.outputs]
         data = _data(adapter, solved, context, iterates, losses)
+        if any(name.startswith("unrolled-") for name in names):
+            data = _with_steps(adapter, solved[0], context, counted, data)
         regressors = _fit(names, data, seed, report)
         screen = _fit_hints(names, adapter, solved, iterates, context, data, seed, regressors)
     shift = Shift.of(source.shift, adapter.slots(problems.train[0])) if problems.trajectory else None
@@ -108,7 +111,7 @@ def train(
                 uncompiled[t], measured[f"{t:g} uncompiled"] = choose(setting, model, screen is not None)
         tick.finish()
     used = {pipeline.predictor for pipeline in [*pipelines.values(), *uncompiled.values()]}
-    kept = {name: r for name, r in regressors.items() if name in used or predictor != "auto"}
+    kept = {name: r for name, r in regressors.items() if name in used or predictor not in ("auto", "unrolled")}
     card |= {"measured": measured, "training_seconds": perf_counter() - begin}
     return replace(model, card=card, predictors=kept, pipelines=pipelines, uncompiled=uncompiled)
 
@@ -138,12 +141,15 @@ def _source(family: Any) -> Any:
 
 
 def _predictor_names(predictor: str, known: list[str]) -> list[str]:
+    unrolled = [name for name in known if name.startswith("unrolled-")]
     if predictor == "auto":
-        return known
+        return [name for name in known if name not in unrolled]
+    if predictor == "unrolled":
+        return ["mlp", *unrolled]
     if predictor == "none":
         return []
     if predictor not in known:
-        raise TrainingError(f"unknown predictor {predictor!r}; accepted: auto, none, {', '.join(known)}")
+        raise TrainingError(f"unknown predictor {predictor!r}; accepted: auto, none, unrolled, {', '.join(known)}")
     return [predictor]
 
 
@@ -199,8 +205,8 @@ def _label(
     jobs: int,
     folder: Path | None,
     report: Report,
-) -> Labels:
-    """Labels by parameters that are tuned by counting, not by timing: the same seed gives the same bits."""
+) -> tuple[Labels, Parameters]:
+    """Labels, and the parameters they were solved with: tuned by counting, so that a seed gives the same bits."""
     tick = Ticks(report, f"tuning {adapter.name} for labels")
     counted = tune(adapter, sample, tightest, by_iterations=True, tick=tick)
     tick.finish()
@@ -220,7 +226,7 @@ def _label(
         raise TrainingError(
             f"only {len(labels.rows)} of {len(problems)} problems could be solved for labels: {reasons}"
         )
-    return labels
+    return labels, parameters
 
 
 def _data(
@@ -237,6 +243,19 @@ def _data(
     contexts = np.array([bound.values(problem) for problem, _ in solved])
     codes = np.array([adapter.encode(problem, iterate) for problem, iterate in solved])
     return Data(contexts, codes, adapter.code(problems[0]), losses, blocks=2 if mirrored else 1)
+
+
+def _with_steps(adapter: Adapter, problem: Any, context: Context, parameters: Parameters, data: Data) -> Data:
+    """The data with the losses through the solver's steps. Raises TrainingError where it has none."""
+    from warmstart.training.unrolled.objectives import losses
+
+    solver = adapter.steps(problem, context, parameters)
+    if solver is None:
+        raise TrainingError(
+            f"nothing can be trained through the steps of {adapter.name} here: "
+            "that takes constant matrices, and zero, nonnegative, second-order or semidefinite cones"
+        )
+    return replace(data, unrolled=losses(solver, context.bind(problem), spread(data)))
 
 
 def _fit(names: Sequence[str], data: Data, seed: int, report: Report) -> dict[str, Regressor]:

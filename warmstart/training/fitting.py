@@ -12,7 +12,7 @@ import numpy as np
 
 from warmstart.adapter import split
 from warmstart.predictors import MLP, Constant, Nearest, Regressor, Ridge, Votes
-from warmstart.training.losses import LOSSES, Data
+from warmstart.training.losses import LOSSES, UNROLLED, Data
 from warmstart.training.networks import fit_network
 
 STORED_BYTES = 450_000  # a larger array of a predictor is reduced in rank, or in rows
@@ -51,7 +51,7 @@ def fit_ridge(data: Data, seed: int) -> Ridge:
     rank = min(d, n_out)
     if 8 * (d + n_out) * rank > STORED_BYTES:
         rank = min(MAX_RANK, rank)
-        unit = _spread(data)
+        unit = spread(data)
         left, singular, right = np.linalg.svd(weights / unit, full_matrices=False)
         encode = _stored((left[:, :rank] * singular[:rank]).T)
         return Ridge(encode, _stored((right[:rank] * unit).T), offset)
@@ -77,7 +77,7 @@ def _ridge_weights(contexts: np.ndarray, outputs: np.ndarray) -> np.ndarray:
     return right.T @ coefficients
 
 
-def _spread(data: Data) -> np.ndarray:
+def spread(data: Data) -> np.ndarray:
     """Root mean square (n_out,) of the centred solutions, one value for each slot."""
     variance = split(((data.outputs - data.outputs.mean(axis=0)) ** 2).mean(axis=0), data.code)
     return np.sqrt(np.concatenate([np.full(v.size, max(float(v.mean()), 1e-300)) for v in variance.values()]))
@@ -89,7 +89,7 @@ def fit_mlp(data: Data, seed: int, loss: str = "regression") -> MLP:
     The basis holds the principal directions of the ridge residual (PCA), scaled so that all slots count alike.
     """
     linear = fit_ridge(data, seed)
-    unit = _spread(data)
+    unit = spread(data)
     residual = (data.outputs - np.array([linear(c) for c in data.contexts])) / unit
     _, singular, directions = np.linalg.svd(residual, full_matrices=False)
     share = np.cumsum(singular**2) / max(float((singular**2).sum()), 1e-300)
@@ -219,14 +219,25 @@ def _few_inputs(data: Data) -> bool:
 
 
 def hint_names(names: Sequence[str], discrete: bool) -> list[str]:
-    """Which predictors can give hints: votes need sets, and a mean says nothing that the engine does not know."""
-    return [name for name in names if name != "constant"] + (["votes"] if discrete and "nearest" in names else [])
+    """Which predictors can give hints: votes need sets, and a mean says nothing that the engine does not know.
+
+    What was trained through the solver's steps is a start and no hint.
+    """
+    return [name for name in names if name in FITTERS and name != "constant"] + (
+        ["votes"] if discrete and "nearest" in names else []
+    )
 
 
 def fitters(losses: Mapping[str, Any]) -> dict[str, Callable[[Data, int], Regressor]]:
     """What can be fitted, by name; an adapter with losses of its own has a network for each of them."""
     networks = {"mlp" if loss == "regression" else f"mlp-{loss}": partial(fit_network, loss=loss) for loss in losses}
-    return FITTERS | networks
+    return FITTERS | networks | {f"unrolled-{loss}": partial(_fit_unrolled, loss=loss) for loss in UNROLLED}
+
+
+def _fit_unrolled(data: Data, seed: int, loss: str) -> MLP:
+    from warmstart.training.unrolled.fitting import fit_unrolled  # it needs this module
+
+    return fit_unrolled(data, seed, loss)
 
 
 FITTERS: dict[str, Callable[[Data, int], Regressor]] = {

@@ -27,17 +27,23 @@ def regression(prediction: Any, batch: Mapping[str, Any]) -> Any:
 
 LOSSES: dict[str, Loss] = {"regression": regression}
 
+UNROLLED: dict[str, tuple[str, int]] = {
+    f"{kind}-{steps}": (kind, steps) for kind in ("regression", "residual") for steps in (5, 15)
+}
+"""Losses through the solver's own steps, by name: kind and number of steps (see `unrolled.objectives`)."""
+
 
 @dataclass(frozen=True)
 class Data:
     """Standardised contexts (N, d) and codes of solutions (N, n_out) of a family, with the parts of a code.
 
-    `losses` are the adapter's own, of codes in their own units. A context has as many `blocks` of one kind: two where
-    measures on the same space are mirrored.
+    `losses` are the adapter's own, of codes in their own units, `unrolled` those through its solver's steps. A context
+    has as many `blocks` of one kind: two where measures on the same space are mirrored.
     """
 
     contexts: np.ndarray
     outputs: np.ndarray
     code: Mapping[str, tuple[int, ...]]
     losses: Mapping[str, Loss] = field(default_factory=dict)
+    unrolled: Mapping[str, Loss] = field(default_factory=dict)
     blocks: int = 1
