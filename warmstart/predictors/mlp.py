@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -10,6 +10,8 @@ import numpy as np
 @dataclass(frozen=True, eq=False)
 class MLP:
     """offset + decode @ (encode @ context) + basis (n_out, r) @ net(context), net with two hidden ReLU layers.
+
+    All but the offset is computed in float32.
 
     Shapes: weights1 (h, d), bias1 (h,), weights2 (h, h), bias2 (h,), weights3 (r, h), bias3 (r,).
     """
@@ -24,10 +26,22 @@ class MLP:
     weights3: np.ndarray
     bias3: np.ndarray
     basis: np.ndarray
+    out: np.ndarray = field(init=False, repr=False)
+    """decode and basis side by side (n_out, k), in float32: inference reads it once, from the cache."""
+    into: np.ndarray | None = field(init=False, repr=False)
+    """encode in float32; None where it is the identity."""
+
+    def __post_init__(self) -> None:
+        joined = np.ascontiguousarray(np.hstack([self.decode, self.basis]), dtype=np.float32)
+        rank, d = self.encode.shape
+        plain = rank == d and np.array_equal(self.encode, np.eye(d))
+        object.__setattr__(self, "out", joined)
+        object.__setattr__(self, "into", None if plain else np.ascontiguousarray(self.encode, dtype=np.float32))
 
     def __call__(self, context: np.ndarray) -> np.ndarray:
         """The flat iterate (n_out,) for a standardised context (d,)."""
-        h = np.maximum(self.weights1 @ context.astype(np.float32) + self.bias1, 0)
+        c = context.astype(np.float32)
+        h = np.maximum(self.weights1 @ c + self.bias1, 0)
         h = np.maximum(self.weights2 @ h + self.bias2, 0)
-        residual = self.basis @ (self.weights3 @ h + self.bias3)
-        return self.offset + self.decode @ (self.encode @ context) + residual
+        linear = c if self.into is None else self.into @ c
+        return self.offset + self.out @ np.concatenate((linear, self.weights3 @ h + self.bias3))
