@@ -80,6 +80,8 @@ class Model:
         if adapter.name != self.card["solver"]:
             raise StructureError(f"this model was trained for {self.card['solver']}, not for {adapter.name}")
         pipeline, bound = self.pipeline(tol), self.context.bind(problem)
+        if self.shift and not self.shift.fits(adapter.slots(problem)):
+            raise StructureError(f"the model's shift is for iterates of {self.shift.size} values, which this has not")
         engine = adapter.engine(problem, self.context, self.screen) if pipeline.refine else None
         propose = None
         if engine or pipeline.predictor or pipeline.follow or pipeline.initialiser:
@@ -160,7 +162,7 @@ def save(model: Model, path: str | PathLike[str], *, force: bool = False) -> Non
         assert model.screen.used is not None
         stored |= {"screen.used": model.screen.used, "screen.size": np.array([model.screen.size])}
     if model.shift is not None:
-        stored |= {f"shift.{name}": value for name, value in vars(model.shift).items()}
+        stored |= {f"shift.{name}": value for name, value in model.shift.arrays().items()}
     card = dict(model.card) | {
         "context": model.context.card(),
         "slots": {slot: list(shape) for slot, shape in model.code.items()},
@@ -213,7 +215,7 @@ def _build(stored: dict[str, np.ndarray], card: dict[str, Any], label: str) -> M
         screen = _under("screen.", stored)
         kept = Screen(screen["used"], float(screen["size"][0])) if screen else None
         moves = _under("shift.", stored)
-        shift = Shift(moves["rows"], moves["columns"], moves["values"]) if moves else None
+        shift = Shift.restore(moves) if moves else None
         model = Model(card, context, code, regressors, pipelines, kept, uncompiled, shift)
         _check(model)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -235,9 +237,8 @@ def _check(model: Model) -> None:
     for pipeline in [*model.pipelines.values(), *model.uncompiled.values()]:
         if pipeline.predictor is None:
             continue
-        if model.predictors[pipeline.predictor](middle).shape != (size,) and not pipeline.refine:
+        shape = model.predictors[pipeline.predictor](middle).shape
+        if len(shape) != 1 or (shape != (size,) and not pipeline.refine):
             raise ValueError(f"predictor {pipeline.predictor} gives a wrong number of values")
-    if model.shift is not None and {model.shift.rows.dtype.kind, model.shift.columns.dtype.kind} != {"i"}:
-        raise ValueError("the places of the shift are no whole numbers")
     if not model.pipelines or "solver" not in model.card:
         raise ValueError("no pipelines or no solver")

@@ -15,11 +15,27 @@ CLOSE = 1e-9  # relative: how far from linear a shift may be
 
 @dataclass(frozen=True, eq=False)
 class Shift:
-    """A linear map of flat iterates (N,) -> (N,) by its entries (k,): rows, columns, values."""
+    """A linear map of flat iterates (size,) -> (size,) by its entries (k,), k > 0: rows, columns, values.
+
+    Raises ValueError for entries outside of the map: compiled kernels look at no bounds.
+    """
 
     rows: np.ndarray
     columns: np.ndarray
     values: np.ndarray
+    size: int
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "columns"):
+            places = getattr(self, name)
+            if places.dtype.kind != "i" or places.shape != self.values.shape or places.ndim != 1 or not len(places):
+                raise ValueError(f"{name} of the shift are no list of whole numbers, one for each value")
+            if places.min() < 0 or places.max() >= self.size:
+                raise ValueError(f"{name} of the shift are outside of an iterate of {self.size} values")
+            object.__setattr__(self, name, places.astype(np.int64))  # of its own, and of one type for the kernels
+        if self.values.dtype.kind != "f" or not np.isfinite(self.values).all():
+            raise ValueError("values of the shift are not finite numbers")
+        object.__setattr__(self, "values", self.values.astype(np.float64))
 
     def __call__(self, iterate: Iterate) -> Iterate:
         """The iterate one stage on."""
@@ -27,21 +43,48 @@ class Shift:
         flat = join(iterate, shapes)
         return split(np.bincount(self.rows, self.values * flat[self.columns], minlength=len(flat)), shapes)
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays to store."""
+        return {name: np.atleast_1d(value) for name, value in vars(self).items()}
+
+    @classmethod
+    def restore(cls, stored: Mapping[str, np.ndarray]) -> Self:
+        """The Shift of stored arrays. Raises KeyError, ValueError where they are no shift."""
+        (size,) = stored["size"]
+        if stored["size"].dtype.kind != "i":
+            raise ValueError("the size of the shift is no whole number")
+        return cls(stored["rows"], stored["columns"], stored["values"], int(size))
+
     @classmethod
     def of(cls, move: Callable[[Iterate], Iterate], slots: Mapping[str, tuple[int, ...]]) -> Self | None:
-        """The map that `move` is; None where it moves nothing, or is not linear."""
-        size = sum(int(np.prod(shape)) for shape in slots.values())
+        """The map that `move` is; None where it moves nothing, moves everything to 0, or is not linear."""
+        size = _size(slots)
 
         def moved(flat: np.ndarray) -> np.ndarray:
-            return join(move(split(flat, slots)), slots)
+            return join(move(split(flat.copy(), slots)), slots)
 
         probe = np.random.default_rng(0).standard_normal(size)
         if np.array_equal(moved(probe), probe):
             return None
-        found = [moved(unit) for unit in np.eye(size)]
-        rows = [np.flatnonzero(column) for column in found]
+        rows, values, unit = [], [], np.zeros(size)
+        for k in range(size):
+            unit[k] = 1.0
+            column = moved(unit)
+            unit[k] = 0.0
+            rows.append(np.flatnonzero(column))
+            values.append(column[rows[-1]])
         columns = np.repeat(np.arange(size), [len(part) for part in rows])
-        values = np.concatenate([column[part] for column, part in zip(found, rows, strict=True)])
-        shift = cls(np.concatenate(rows), columns, values)
+        flat = np.concatenate(values).astype(np.float64)
+        if not len(flat) or not np.isfinite(flat).all():
+            return None
+        shift = cls(np.concatenate(rows), columns, flat, size)
         expected = join(shift(split(probe, slots)), slots)
         return shift if np.allclose(moved(probe), expected, rtol=CLOSE, atol=CLOSE) else None
+
+    def fits(self, slots: Mapping[str, tuple[int, ...]]) -> bool:
+        """Whether it is a map of iterates with these slots."""
+        return self.size == _size(slots)
+
+
+def _size(slots: Mapping[str, tuple[int, ...]]) -> int:
+    return sum(int(np.prod(shape)) for shape in slots.values())

@@ -50,6 +50,7 @@ TRIED, DRAWN, TIGHT = 30, 0.3, 1e-6  # problems, how far hints are drawn to the 
 NOTHING, HINT, PREVIOUS = 0, 1, 2  # what a solve begins with
 NO_SHIFT = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))
 WORK = 5e7  # multiplications of a factorisation
+UNMEASURED = (np.inf, np.inf, np.inf, 1.0, 1.0, 1.0)
 
 Refined = tuple[dict[str, np.ndarray], int, ConeKKT | None]
 
@@ -107,6 +108,8 @@ class Newton:
             self._steps = Plain(self._layout) if fast is None else Compiled(self._layout, fast)
             self._matrices = None
         if like.matrices is not self._matrices:
+            if not self._layout.suits(like):
+                return -1, UNMEASURED
             self._steps.renew(like, self.sigma)
             self._matrices = like.matrices
         return self._steps.settle(c, b, begin, given, shift, ACCEPTED * tol, out)
@@ -288,6 +291,7 @@ class Plain:
         ]
         self._splitting = self._factor(values, layout.gone), layout.gone, parts
 
+    @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def settle(
         self, c: np.ndarray, b: np.ndarray, begin: int, given: np.ndarray, shift: tuple[np.ndarray, ...], tol: float,
         out: np.ndarray,
@@ -302,18 +306,20 @@ class Plain:
         system, turns = self._splitting, None
         for step in range(sweeps + CAP + 1):
             if not np.abs(w).sum() < np.inf:
-                return -1 - step, (np.inf, np.inf, np.inf, 1.0, 1.0, 1.0)
+                return -1 - step, UNMEASURED
             s[:] = problem.cones.project(w)
             y[:] = (s - w) / sigma
             Px, Ax, Aty = problem.P @ x, problem.A @ x, problem.A.T @ y
             dual, primal = Px + Aty + problem.c, Ax + s - problem.b
             measured = _measure(problem, x, y, s, Px, Ax, Aty, primal, dual)
+            if not np.abs(primal).sum() + np.abs(dual).sum() + measured.gap < np.inf:
+                return -1 - step, measured
             ratio = max(measured.primal / (1 + measured.primal_scale), measured.dual / (1 + measured.dual_scale))
             if max(ratio, measured.gap / (1 + measured.gap_scale)) <= tol:
                 return step, measured
             if step >= sweeps:
                 best, since = (ratio, 0) if ratio <= 0.5 * best else (best, since + 1)
-            if step == sweeps + CAP or since > STALL or not np.isfinite(ratio):
+            if step == sweeps + CAP or since > STALL:
                 return -1 - step, measured
             right = np.concatenate([-sigma * dual, -primal])
             again = step > sweeps and ratio <= steep * before  # the last factors still serve
@@ -323,7 +329,11 @@ class Plain:
                 w += RELAXED * (problem.b - problem.A @ x - s)
             else:
                 if not again:
-                    system, turns = self._newton(problem, w, float(np.clip(SHARE * ratio, SMALLEST, LARGEST)))
+                    e = float(np.clip(SHARE * ratio, SMALLEST, LARGEST))
+                    try:
+                        system, turns = self._newton(problem, w, e)
+                    except RuntimeError:  # exactly singular, or not finite
+                        return -1 - step, measured
                 moved = self._solve(problem, system, turns, right)
                 x += moved[:n]
                 w[:] = problem.b - problem.A @ x - (sigma * y + moved[n:])
@@ -359,6 +369,8 @@ class Plain:
 
     def _factor(self, values: np.ndarray, off: np.ndarray) -> Any:
         lower = self._layout.lower
+        if not np.isfinite(values).all():  # SuperLU does not look
+            raise RuntimeError
         triangle: Any = sp.csc_matrix((values, lower.indices, lower.indptr), shape=lower.shape)
         keep = sp.diags_array((~off).astype(float))
         K = keep @ (triangle + sp.tril(triangle, -1).T) @ keep + sp.diags_array(off.astype(float))

@@ -84,8 +84,10 @@ class NewtonExpress:
         if stopped:
             return Arrival(problem, {}, 0, (score,), out_of_range(score))
         out = np.empty(n + 3 * m)
-        begin, given, shift = self._start(here)
-        steps, measured = self._engine.settle(problem.c, problem.b, problem, begin, given, shift, tol, out)
+        start = self._start(here, n + m)
+        if start is None:
+            return None
+        steps, measured = self._engine.settle(problem.c, problem.b, problem, *start, tol, out)
         if steps < 0:
             self._forget()
             return Arrival(problem, {}, -1 - steps, measured, unsettled(-1 - steps))
@@ -93,15 +95,18 @@ class NewtonExpress:
             self._previous[:] = out[: n + 2 * m]
         return Arrival(problem, iterate_of(problem, out), steps, measured, "")
 
-    def _start(self, here: np.ndarray) -> tuple[int, np.ndarray, tuple[np.ndarray, ...]]:
-        """What the steps begin with, at a context (d,)."""
+    def _start(self, here: np.ndarray, size: int) -> tuple[int, np.ndarray, tuple[np.ndarray, ...]] | None:
+        """What the steps begin with, at a context (d,); None for a hint that the flow has to look at."""
         step, self._last = here - self._last, here
         if self._reach > 0 and step @ step <= self._reach**2 * len(here):
             return PREVIOUS, self._previous, self._shift
-        hint = NO_HINT if self._regressor is None else self._regressor(here)
-        if len(hint) and np.isfinite(hint.sum()):
-            return HINT, hint, NO_SHIFT
-        return NOTHING, NO_HINT, NO_SHIFT
+        if self._regressor is None:
+            return NOTHING, NO_HINT, NO_SHIFT
+        hint = self._regressor(here)
+        if len(hint) != size or not np.abs(hint).max() < np.inf:
+            self._forget()
+            return None
+        return HINT, hint, NO_SHIFT
 
 
 def open_express(

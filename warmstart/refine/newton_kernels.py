@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+from numba import int64, njit
 
-from warmstart.refine.kernels import locate
+from warmstart.refine.kernels import GIVEN, KEPT, POSITIONS, ROWS, locate
 from warmstart.refine.ldl_kernels import FAST, factorise, index, solve, symbolic
 from warmstart.refine.newton_layout import (
     CAP,
@@ -509,7 +509,11 @@ def settle(I, F, W, B, c, b, begin, given, rows, columns, values, tol, out):
         step += 1
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(
+    [(int64, GIVEN, GIVEN, KEPT, POSITIONS, GIVEN, GIVEN, KEPT, POSITIONS, POSITIONS, ROWS, GIVEN, GIVEN, KEPT)],
+    cache=True,
+    fastmath=FAST,
+)
 def arrive(size, c, b, data, first, mean, scale, template, varying, source, basis, spread, limits, here):
     """Check and copy the vectors into data, locate the context (d,) into here; what stands in the way, or 0."""
     n, m = len(c), len(b)

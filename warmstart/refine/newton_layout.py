@@ -21,6 +21,7 @@ STEEP, STEEPER = 0.1, 0.03  # a step that left no more of the residual is follow
 # semidefinite cones, whose eigenvectors a step needs all the same, it has to be the smaller share
 NEGLIGIBLE = 1e-3  # what e may be to be left out of a sum
 SHARE, SMALLEST, LARGEST = 0.1, 1e-9, 0.1  # of the residual: e, and its limits
+WIDEST = 700  # rows of a dense part of K, beyond which a step takes too long
 INFINITE = 1e8  # an eigenvalue of M in a direction in which the cone does not curve
 
 SIMPLE = {"z", "l", "q", "s"}
@@ -66,19 +67,23 @@ class Layout:
 
     @classmethod
     def of(cls, problem: ConeProgram) -> Layout | None:
-        """The layout for problems that share this one's structure; None where the cones are not of these kinds."""
+        """The layout for problems that share this one's structure; None for cones of other kinds, or too large."""
         kinds = problem.cones.layout
         if set(kinds) - SIMPLE or problem.m == 0:
             return None
         rows = kinds.get("s", range(0))
         ends = np.cumsum([rows.start, *(triangle(order) for order in problem.cones.s)])
         parts = [range(int(a), int(b)) for a, b in pairwise(ends)]
-        turned = [_turning(problem, part) for part in parts]
-        return _build(problem, parts, turned) if _apart(problem, parts, turned) else None
+        turned = _apart(problem, parts, [_turning(problem, part) for part in parts])
+        return None if _widest(problem, parts, turned) > WIDEST else _build(problem, parts, turned)
 
     def values(self, problem: ConeProgram, sigma: float) -> np.ndarray:
         """(k,) K's constant entries: sigma P and A."""
         return np.concatenate([[0.0], sigma * problem.P.data, problem.A.data])[self.number]
+
+    def suits(self, problem: ConeProgram) -> bool:
+        """Whether what turns with the semidefinite cones of the first problem does so in this one, too."""
+        return all(len(block.columns) == 0 or len(_turning(problem, block.rows)) > 0 for block in self.blocks)
 
     def weights(self, problem: ConeProgram, sigma: float) -> list[float]:
         """What sigma P is on the columns of every block, in the block's units."""
@@ -111,14 +116,27 @@ def _turning(problem: ConeProgram, rows: range) -> np.ndarray:
     return columns if alone and even else np.zeros(0, dtype=np.int64)
 
 
-def _apart(problem: ConeProgram, parts: list[range], turned: list[np.ndarray]) -> bool:
-    """Whether no semidefinite cone touches what turns with another."""
+def _apart(problem: ConeProgram, parts: list[range], turned: list[np.ndarray]) -> list[np.ndarray]:
+    """What turns with the semidefinite cones, less the columns that another one of these touches."""
     A = problem.A.tocsr()
+    touched = [np.unique(A[part.start : part.stop].indices) for part in parts]
+    kept = []
+    for k, columns in enumerate(turned):
+        others = [found for i, found in enumerate(touched) if i != k]
+        kept.append(columns[:0] if any(np.isin(columns, found).any() for found in others) else columns)
+    return kept
+
+
+def _widest(problem: ConeProgram, parts: list[range], turned: list[np.ndarray]) -> int:
+    """Rows of the largest part of K that is dense."""
+    A, sizes = problem.A.tocsr(), list(problem.cones.q)
     for part, columns in zip(parts, turned, strict=True):
-        for other in parts:
-            if other is not part and np.isin(A[other.start : other.stop].indices, columns).any():
-                return False
-    return True
+        if len(columns):
+            touched = np.setdiff1d(problem.A[:, columns].indices, np.arange(part.start, part.stop))
+        else:
+            touched = np.unique(A[part.start : part.stop].indices)
+        sizes.append(len(touched))
+    return max(sizes, default=0)
 
 
 class _Entries:
