@@ -1,4 +1,4 @@
-"""Compiled semismooth Newton steps for cone programs (numba); the twin is `warmstart.refine.newton.Plain`."""
+"""Compiled semismooth Newton steps for cone programs (numba); the twin is `warmstart.refine.newton_plain.Plain`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from warmstart.refine.kernels import GIVEN, KEPT, POSITIONS, ROWS, locate
 from warmstart.refine.ldl_kernels import FAST, factorise, index, solve, symbolic
 from warmstart.refine.newton_layout import (
     CAP,
+    HINT,
     INFINITE,
     LARGEST,
     NEGLIGIBLE,
+    NOTHING,
     RELAXED,
     RHO,
     SHARE,
@@ -28,8 +30,6 @@ __all__ = ["arrive", "factorise", "settle", "symbolic"]
 
 ROOT = math.sqrt(2.0)
 TINY = 1e-300
-NOTHING, HINT, PREVIOUS = 0, 1, 2
-"""What a solve begins with: nothing, x and w, or another solution x, y and s."""
 
 
 @njit(cache=True, fastmath=FAST)
@@ -369,7 +369,7 @@ def _begin(begin, given, rows, columns, values, n, m, sigma, x, w):
 def settle(I, F, W, B, c, b, begin, given, rows, columns, values, tol, out):
     """Steps until a solution; out (n + 3 m,) holds x, y, s and w.
 
-    I, F, W and B hold all constants and buffers end to end, as `warmstart.refine.newton.Compiled` packs them. `begin`
+    I, F, W and B hold all constants and buffers end to end, as `warmstart.refine.newton_compiled.Compiled` packs them. `begin`
     says what is `given`, with the entries of a linear map that moves it. From nothing, SWEEPS steps of the splitting
     come first. Returns the steps, negative (-1 - steps) where they did not settle, and the numbers of a ConeKKT.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -24,6 +25,9 @@ SHARE, SMALLEST, LARGEST = 0.1, 1e-9, 0.1  # of the residual: e, and its limits
 WIDEST = 700  # rows of a dense part of K, beyond which a step takes too long
 INFINITE = 1e8  # an eigenvalue of M in a direction in which the cone does not curve
 
+NOTHING, HINT, PREVIOUS = 0, 1, 2  # what a solve begins with
+NO_SHIFT = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))
+UNMEASURED = (np.inf, np.inf, np.inf, 1.0, 1.0, 1.0)
 SIMPLE = {"z", "l", "q", "s"}
 SAME = 1e-9  # relative: entries of P that are to be equal
 
@@ -225,3 +229,42 @@ def _touched(
         group, where = column[chosen], row[chosen] - part.start
     touched = np.unique(group)
     return touched, tuple((where[group == g], chosen[group == g]) for g in touched)
+
+
+def unturned(layout: Layout, vectors: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+    """(r, p) for every block: what it touches, before it turns."""
+    found = []
+    for block, entries in zip(layout.blocks, vectors, strict=True):
+        C = np.zeros((len(block.touched), len(block.rows)))
+        for row, (index, _), values in zip(C, block.vectors, entries, strict=True):
+            row[index] = values
+        found.append(C)
+    return found
+
+
+def splitting(
+    layout: Layout, problem: ConeProgram, sigma: float, static: np.ndarray, straight: Sequence[np.ndarray]
+) -> np.ndarray:
+    """(k,) K of the splitting: M = I, nothing turned."""
+    values, n = static.copy(), problem.n
+    values[layout.diagonal[:n]] += RHO
+    values[layout.diagonal[n:]] = -(1.0 + RHO)
+    for block, weight, C in zip(layout.blocks, layout.weights(problem, sigma), straight, strict=True):
+        flat = np.ones(C.shape[1])
+        eliminate(block, C, weight + RHO, (1.0 + RHO) * flat, flat < 0, RHO, values)
+    return values
+
+
+def eliminate(
+    block: Block, C: np.ndarray, q: float, M: np.ndarray, off: np.ndarray, e: float, values: np.ndarray
+) -> None:
+    """Add to K's data what eliminating a block leaves; M (p,) with its e, q the diagonal of its columns.
+
+    Where M is a small e alone, so is what columns leave, and it is left out.
+    """
+    if len(block.columns):
+        weight = -np.where(off, 1 / q, np.where((2 * e >= M) & (2 * e <= NEGLIGIBLE), 0.0, M / (q * M + 1)))
+    else:
+        weight = np.where(off, 0.0, 1 / M)
+    j, i = np.triu_indices(len(C))
+    values[block.places] += ((C * weight) @ C.T)[i, j]
