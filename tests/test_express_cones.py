@@ -45,7 +45,7 @@ def fitted(name: str) -> Model:
     context = find(problems, [*source.sample(400, 1, "validation"), *source.trajectory(60, 0, "validation")])
     worker = Solver(problems[0], tol=1e-7)
     iterates = [worker.solve(p).iterate for p in problems[:40]]
-    screen: Screen = SCS.screen(problems[0], iterates)
+    screen: Screen = SCS.screen(problems[:40], iterates)
     engine: Any = SCS.engine(problems[0], context, screen)
     targets = engine.targets(problems[:40], iterates)
     bound = context.bind(problems[0])
