@@ -369,9 +369,10 @@ def _begin(begin, given, rows, columns, values, n, m, sigma, x, w):
 def settle(I, F, W, B, c, b, begin, given, rows, columns, values, tol, out):
     """Steps until a solution; out (n + 3 m,) holds x, y, s and w.
 
-    I, F, W and B hold all constants and buffers end to end, as `warmstart.refine.newton_compiled.Compiled` packs them. `begin`
-    says what is `given`, with the entries of a linear map that moves it. From nothing, SWEEPS steps of the splitting
-    come first. Returns the steps, negative (-1 - steps) where they did not settle, and the numbers of a ConeKKT.
+    I, F, W and B hold all constants and buffers end to end, as `warmstart.refine.newton_compiled.Compiled` packs them.
+    `begin` says what is `given`, with the entries of a linear map that moves it. From nothing, SWEEPS steps of the
+    splitting come first. Returns the steps, negative (-1 - steps) where they did not settle, and the numbers of a
+    ConeKKT.
     """
     n, m, z, l = I[0], I[1], I[2], I[3]
     at_F, at_W, at_B, at_I = I[4:15], I[15:21], I[21:24], I[24:49]
