@@ -19,7 +19,7 @@ from warmstart.fast import kernels
 from warmstart.guard import NOTHING
 from warmstart.plan import Plan, Proposal
 from warmstart.predictors import Regressor
-from warmstart.shift import Shift
+from warmstart.shift import Shift, moved
 
 TUNED_ONLY = "the model chose tuned parameters only"
 
@@ -128,7 +128,12 @@ class Proposer:
         if reason:
             return None, reason
         pipeline = self._pipeline
-        if pipeline.follow and previous is not None and last is not None and moved(context, last) <= pipeline.reach:
+        if (
+            pipeline.follow
+            and previous is not None
+            and last is not None
+            and self._step(context, last) <= pipeline.reach
+        ):
             if pipeline.shifted and self._model.shift:
                 previous = self._model.shift(previous)
             if self._engine:
@@ -146,11 +151,11 @@ class Proposer:
             return Start(hint=output), ""
         return Start(self._adapter.decode(problem, output), pipeline.parameters), ""
 
-
-def moved(context: np.ndarray, last: np.ndarray) -> float:
-    """Distance between two standardised contexts, per root of their dimension."""
-    step = context - last
-    return float(step @ step / len(step)) ** 0.5
+    def _step(self, context: np.ndarray, last: np.ndarray) -> float:
+        """How far the context moved from the last one, or from that moved on."""
+        if self._pipeline.shifted and self._model.shift:
+            return self._model.shift.moved(context, last, self._model.context.mean, self._model.context.scale)
+        return moved(context, last)
 
 
 def save(model: Model, path: str | PathLike[str], *, force: bool = False) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
@@ -17,6 +17,9 @@ CLOSE = 1e-9  # relative: how far from linear a shift may be
 class Shift:
     """A linear map of flat iterates (size,) -> (size,) by its entries (k,), k > 0: rows, columns, values.
 
+    slide (d,): where an entry of a problem's context stood in the one before, -1 where it is new; empty where contexts
+    do not move on with the iterates.
+
     Raises ValueError for entries outside of the map: compiled kernels look at no bounds.
     """
 
@@ -24,6 +27,7 @@ class Shift:
     columns: np.ndarray
     values: np.ndarray
     size: int
+    slide: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def __post_init__(self) -> None:
         for name in ("rows", "columns"):
@@ -36,6 +40,9 @@ class Shift:
         if self.values.dtype.kind != "f" or not np.isfinite(self.values).all():
             raise ValueError("values of the shift are not finite numbers")
         object.__setattr__(self, "values", self.values.astype(np.float64))
+        slide = self.slide
+        if slide.dtype.kind != "i" or slide.ndim != 1 or ((slide < -1) | (slide >= len(slide))).any():
+            raise ValueError("slide of the shift is no list of places in a context")
 
     def __call__(self, iterate: Iterate) -> Iterate:
         """The iterate one stage on."""
@@ -53,7 +60,20 @@ class Shift:
         (size,) = stored["size"]
         if stored["size"].dtype.kind != "i":
             raise ValueError("the size of the shift is no whole number")
-        return cls(stored["rows"], stored["columns"], stored["values"], int(size))
+        return cls(stored["rows"], stored["columns"], stored["values"], int(size), stored["slide"])
+
+    def moved(self, here: np.ndarray, last: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> float:
+        """Distance of a standardised context (d,) from the last one moved on, per root of what is not new in it.
+
+        mean and scale (d,) are those that contexts were standardised with.
+        """
+        old = self.slide >= 0
+        if not old.any():
+            step = here - last
+        else:
+            came = self.slide[old]
+            step = here[old] - ((last * scale + mean)[came] - mean[old]) / scale[old]
+        return float(step @ step / len(step)) ** 0.5
 
     @classmethod
     def of(cls, move: Callable[[Iterate], Iterate], slots: Mapping[str, tuple[int, ...]]) -> Self | None:
@@ -84,6 +104,23 @@ class Shift:
     def fits(self, slots: Mapping[str, tuple[int, ...]]) -> bool:
         """Whether it is a map of iterates with these slots."""
         return self.size == _size(slots)
+
+
+def moved(context: np.ndarray, last: np.ndarray) -> float:
+    """Distance between two standardised contexts, per root of their dimension."""
+    step = context - last
+    return float(step @ step / len(step)) ** 0.5
+
+
+def sliding(contexts: np.ndarray) -> np.ndarray:
+    """The slide (d,) of consecutive contexts (T, d), not standardised; empty where less than half of them slides."""
+    before, after = contexts[:-1], contexts[1:]
+    slide = np.full(contexts.shape[1], -1, dtype=np.int64)
+    for i in range(len(slide)):
+        same = np.flatnonzero(np.isclose(after[:, i, None], before, rtol=CLOSE, atol=CLOSE).all(axis=0))
+        if len(same):
+            slide[i] = same[0]
+    return slide if 2 * (slide >= 0).sum() >= len(slide) else slide[:0]
 
 
 def _size(slots: Mapping[str, tuple[int, ...]]) -> int:

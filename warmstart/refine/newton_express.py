@@ -18,7 +18,7 @@ from warmstart.fast import kernels
 from warmstart.guard import unsettled
 from warmstart.plan import Arrival
 from warmstart.refine.newton import HINT, NO_SHIFT, NOTHING, PREVIOUS, Newton, iterate_of
-from warmstart.shift import Shift
+from warmstart.shift import Shift, moved
 
 VECTORS = {"c", "b"}
 NO_HINT = np.zeros(0)
@@ -46,6 +46,7 @@ class NewtonExpress:
         self._fast, self._engine, self._regressor, self._reach = fast, engine, regressor, reach
         self._matrices = problem.matrices
         self._shift = NO_SHIFT if shift is None else (shift.rows, shift.columns, shift.values)
+        self._slide = shift if shift is not None and len(shift.slide) else None
         self._context = (
             context.first, context.mean, context.scale, bound.template.copy(), context.varying, context.source,
             context.basis, context.spread, context.limits,
@@ -97,8 +98,8 @@ class NewtonExpress:
 
     def _start(self, here: np.ndarray, size: int) -> tuple[int, np.ndarray, tuple[np.ndarray, ...]] | None:
         """What the steps begin with, at a context (d,); None for a hint that the flow has to look at."""
-        step, self._last = here - self._last, here
-        if self._reach > 0 and step @ step <= self._reach**2 * len(here):
+        last, self._last = self._last, here
+        if self._reach > 0 and self._step(here, last) <= self._reach:
             return PREVIOUS, self._previous, self._shift
         if self._regressor is None:
             return NOTHING, NO_HINT, NO_SHIFT
@@ -107,6 +108,14 @@ class NewtonExpress:
             self._forget()
             return None
         return HINT, hint, NO_SHIFT
+
+    def _step(self, here: np.ndarray, last: np.ndarray) -> float:
+        """How far the context moved from the last one, or from that moved on; infinite where there is none."""
+        if not last[0] < np.inf:
+            return np.inf
+        if self._slide is not None:
+            return self._slide.moved(here, last, self._context[1], self._context[2])
+        return moved(here, last)
 
 
 def open_express(

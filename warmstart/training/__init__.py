@@ -24,7 +24,7 @@ from warmstart.model import Model
 from warmstart.plan import Plan
 from warmstart.predictors import Regressor
 from warmstart.progress import Report, silent
-from warmstart.shift import Shift
+from warmstart.shift import Shift, sliding
 from warmstart.solve import Solver, solve
 from warmstart.training.fitting import Data, fit_hint, fitters, hint_names, spread
 from warmstart.training.labels import Labels, label
@@ -94,7 +94,7 @@ def train(
             data = _with_steps(adapter, solved[0], context, counted, data)
         regressors = _fit(names, data, seed, report)
         screen = _fit_hints(names, adapter, solved, iterates, context, data, seed, regressors)
-    shift = Shift.of(source.shift, adapter.slots(problems.train[0])) if problems.trajectory else None
+    shift = _shift(source, adapter, problems.trajectory, context)
     model = Model(card, context, adapter.code(problems.train[0]), regressors, {}, screen, shift=shift)
     judge = Solver(sample[0], Plan(tuned[tols[0]].parameters), solver=adapter.name, tol=tols[0])
     validation = [problem for problem in problems.validation if judge.solve(problem).solved]
@@ -114,6 +114,16 @@ def train(
     kept = {name: r for name, r in regressors.items() if name in used or predictor not in ("auto", "unrolled")}
     card |= {"measured": measured, "training_seconds": perf_counter() - begin}
     return replace(model, card=card, predictors=kept, pipelines=pipelines, uncompiled=uncompiled)
+
+
+def _shift(source: Any, adapter: Adapter, trajectory: Sequence[Any], context: Context) -> Shift | None:
+    """How the family's solutions move on by one stage, and its contexts; None where they do not."""
+    shift = Shift.of(source.shift, adapter.slots(trajectory[0])) if len(trajectory) > 1 else None
+    if shift is None:
+        return None
+    bound = context.bind(trajectory[0])
+    contexts = np.array([bound.values(problem) for problem in trajectory])
+    return replace(shift, slide=sliding(contexts * context.scale + context.mean))
 
 
 class Ticks:

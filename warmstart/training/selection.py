@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 
 from warmstart.adapter import Adapter, often
-from warmstart.model import Model, Pipeline, moved
+from warmstart.model import Model, Pipeline
 from warmstart.plan import Plan
+from warmstart.shift import moved
 from warmstart.solve import Solver
 from warmstart.stopwatch import Run, measure
 from warmstart.training.tuning import Tuned, tune
 
 BOOTSTRAP = 2000
 TUNING_PROBLEMS = 15
+SMALLEST_REACH = 1e-6  # standard deviations: a context that slides on exactly has only rounding left
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def _following(setting: Setting, model: Model, best: Pipeline, refinable: bool) 
         base = replace(best, refine=True, follow_only=not best.refine, parameters=often(setting.adapter))
         found["refined previous"] = replace(base, follow=True, reach=reach)
         if model.shift:
-            found["refined shifted"] = replace(base, follow=True, reach=reach, shifted=True)
+            found["refined shifted"] = replace(base, follow=True, reach=_slid(model, contexts), shifted=True)
     if not best.refine:
         problems = setting.trajectory[: TUNING_PROBLEMS + 1]
         solver = Solver(problems[0], Plan(), solver=setting.adapter.name, tol=setting.tol)
@@ -114,8 +116,16 @@ def _following(setting: Setting, model: Model, best: Pipeline, refinable: bool) 
         if parameters is not None:
             found["previous"] = replace(best, follow=True, follow_parameters=parameters, reach=reach)
             if model.shift:
-                found["shifted"] = replace(found["previous"], shifted=True)
+                found["shifted"] = replace(found["previous"], shifted=True, reach=_slid(model, contexts))
     return found
+
+
+def _slid(model: Model, contexts: Sequence[np.ndarray]) -> float:
+    """How far contexts of a trajectory move beside sliding on with the solutions."""
+    assert model.shift is not None
+    mean, scale = model.context.mean, model.context.scale
+    steps = [model.shift.moved(b, a, mean, scale) for a, b in pairwise(contexts)]
+    return max(1.1 * float(np.quantile(steps, 0.95)), SMALLEST_REACH)
 
 
 def _suited(setting: Setting, problems: Sequence[Any], starts: Sequence[Any]) -> dict[str, Any] | None:
