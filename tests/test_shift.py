@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from warmstart.context import find
 from warmstart.errors import ModelFileError, StructureError
 from warmstart.families import family, names
 from warmstart.model import Pipeline
-from warmstart.shift import Shift
+from warmstart.shift import Shift, sliding
 
 SCS: Any = load("scs")
 SOURCE: Any = family("robust-kalman", window=5)
@@ -239,3 +240,25 @@ def test_random_places_never_pass(tmp_path: Path) -> None:
             assert inside
             passed += 1
     assert passed > 50
+
+
+def test_contexts_that_slide_are_followed_and_others_are_not() -> None:
+    """A window's next context is the last one moved on; that of another vehicle is not, however near."""
+    source: Any = family("robust-kalman", window=6)
+    consecutive: list[Any] = list(source.trajectory(12, 0, "train"))
+    first, size = 4 * 5, 2 * 6  # the measurements stand behind the dynamics
+    contexts = np.array([problem.b[first : first + size] for problem in consecutive])
+    slide = sliding(contexts)
+    assert np.array_equal(slide, [*range(2, size), -1, -1])
+    plain = Shift.of(source.shift, SCS.slots(consecutive[0]))
+    assert plain is not None
+    shift = replace(plain, slide=slide)
+    mean, scale = contexts.mean(axis=0), contexts.std(axis=0)
+    standard = (contexts - mean) / scale
+    for before, after in pairwise(standard):
+        assert shift.moved(after, before, mean, scale) < 1e-9 < plain.moved(after, before, mean, scale)
+    assert shift.moved(standard[5], standard[0], mean, scale) > 0.1
+    assert len(sliding(np.random.default_rng(0).standard_normal((12, 5)))) == 0
+    for bad in (np.array([5]), np.array([-2]), np.array([0.5]), np.zeros((1, 1), dtype=np.int64)):
+        with pytest.raises(ValueError, match="slide"):
+            replace(plain, slide=bad)
