@@ -363,6 +363,14 @@ def test_a_box() -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_an_interrupt_is_an_interrupt() -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    try:
+        _interrupted()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupted() -> None:
     problem = program(0, Cones(s=[60]), 5)
     timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
     workspace = SCS.open(problem, FIXED)
