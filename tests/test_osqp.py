@@ -415,6 +415,7 @@ INTERRUPTED = """
 import os, signal, sys, threading, time
 import numpy as np
 import warmstart as ws
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 rng = np.random.default_rng(0)
 F = rng.standard_normal((150, 150))
 A = rng.standard_normal((300, 150))
