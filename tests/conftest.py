@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 
 from warmstart import QP, ConeProgram, Cones, Grid, Transport, adapter
 from warmstart.adapters import ADAPTERS
+from warmstart.fast import kernels, without
 
 
 @dataclass(frozen=True)
@@ -147,3 +148,15 @@ def examples(solver: str) -> Examples:
 def adapted(solver: str) -> adapter.Adapter:
     """The adapter itself."""
     return adapter.load(solver)
+
+
+@pytest.fixture(params=["compiled", "numpy"])
+def path(request: pytest.FixtureRequest) -> Iterator[str]:
+    """With compiled kernels, and without."""
+    if request.param == "numpy":
+        with without():
+            yield request.param
+    elif kernels() is None:
+        pytest.skip("numba is not installed")
+    else:
+        yield request.param

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -25,18 +24,6 @@ SCS: Any = load("scs")
 TOL = 1e-8
 NOTHING = np.zeros(0)
 needs_numba = pytest.mark.skipif(kernels() is None, reason="numba is not installed")
-
-
-@pytest.fixture(params=["compiled", "numpy"])
-def path(request: pytest.FixtureRequest) -> Iterator[str]:
-    """With compiled kernels, and without."""
-    if request.param == "numpy":
-        with without():
-            yield request.param
-    elif kernels() is None:
-        pytest.skip("numba is not installed")
-    else:
-        yield request.param
 
 
 def engine_of(problem: ConeProgram, sigma: float = 1.0) -> Newton:

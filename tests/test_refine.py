@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
@@ -33,18 +33,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 ALIKE = ("empty", "true", "nearest", "zeros")
 needs_numba = pytest.mark.skipif(kernels() is None, reason="numba is not installed")
-
-
-@pytest.fixture(params=["compiled", "numpy"])
-def path(request: pytest.FixtureRequest) -> Iterator[str]:
-    """With compiled kernels, and without."""
-    if request.param == "numpy":
-        with without():
-            yield request.param
-    elif kernels() is None:
-        pytest.skip("numba is not installed")
-    else:
-        yield request.param
 
 
 both = pytest.mark.usefixtures("path")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,18 +21,6 @@ from warmstart.refine.sparse import Sparse
 TOL = 1e-6
 NOTHING = np.zeros(0)
 needs_numba = pytest.mark.skipif(kernels() is None, reason="numba is not installed")
-
-
-@pytest.fixture(params=["compiled", "numpy"])
-def path(request: pytest.FixtureRequest) -> Iterator[str]:
-    """With compiled kernels, and without."""
-    if request.param == "numpy":
-        with without():
-            yield request.param
-    elif kernels() is None:
-        pytest.skip("numba is not installed")
-    else:
-        yield request.param
 
 
 def quasi_definite(rng: np.random.Generator, n: int, m: int, density: float) -> sp.csc_matrix:
