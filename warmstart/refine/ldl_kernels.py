@@ -1,4 +1,8 @@
-"""Compiled LDL' factorisation for one pattern (numba); `warmstart.refine.ldl` explains the arrays."""
+"""Compiled LDL' factorisation for one pattern (numba); `warmstart.refine.ldl` explains the arrays.
+
+`factorise` gathers a column from those before it and can leave out what did not change; `eliminate` takes every column
+to those after it, in place and with the right side, which is faster where columns have few entries.
+"""
 
 from __future__ import annotations
 
@@ -146,4 +150,64 @@ def solve(Lp, Li, L, I, off, b):
         if not off[j]:
             for p in range(index(Lp[j]), index(Lp[j + 1])):
                 v -= L[p] * b[index(Li[p])]
+        b[j] = v
+
+
+@njit(cache=True)
+def targets(Lp, Li):
+    """For every column the places in L of what its pairs of entries meet in, in the order `eliminate` goes."""
+    size, count = len(Lp) - 1, 0
+    for j in range(size):
+        entries = Lp[j + 1] - Lp[j]
+        count += entries * (entries - 1) // 2
+    found, t = np.empty(count, dtype=np.int32), 0
+    for j in range(size):
+        for a in range(Lp[j], Lp[j + 1]):
+            p = Lp[Li[a]]
+            for b in range(a + 1, Lp[j + 1]):
+                while Li[p] != Li[b]:
+                    p += 1
+                found[t] = p
+                t += 1
+    return found
+
+
+@njit(cache=True, fastmath=SHORT, error_model="numpy")
+def eliminate(Lp, Li, targets, I, L, b):
+    """1 / D and L in place of K's diagonal (N,) and what is below; L^-1 b in place of b (N,).
+
+    Whether all pivots are finite and not zero.
+    """
+    fine, t = True, 0
+    for j in range(len(I)):
+        fine &= (abs(I[j]) < np.inf) & (I[j] != 0.0)
+        I[j] = inverse = 1.0 / I[j]
+        v, end = b[j], index(Lp[j + 1])
+        for p in range(index(Lp[j]), end):
+            entry, i = L[p] * inverse, index(Li[p])
+            I[i] -= L[p] * entry
+            b[i] -= entry * v
+            for q in range(p + 1, end):
+                L[index(targets[t])] -= entry * L[q]
+                t += 1
+            L[p] = entry
+    return fine
+
+
+@njit(cache=True, fastmath=SHORT)
+def forward(Lp, Li, L, b):
+    """L^-1 b in place of b."""
+    for j in range(len(b)):
+        v = b[j]
+        for p in range(index(Lp[j]), index(Lp[j + 1])):
+            b[index(Li[p])] -= L[p] * v
+
+
+@njit(cache=True, fastmath=SHORT)
+def backward(Lp, Li, L, I, b):
+    """L'^-1 D^-1 b in place of b; I is 1 / D."""
+    for j in range(len(b) - 1, -1, -1):
+        v = b[j] * I[j]
+        for p in range(index(Lp[j]), index(Lp[j + 1])):
+            v -= L[p] * b[index(Li[p])]
         b[j] = v

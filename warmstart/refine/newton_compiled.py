@@ -9,7 +9,9 @@ import numpy as np
 
 from warmstart.cone_program import ConeProgram
 from warmstart.refine.ldl import Pattern
-from warmstart.refine.newton_layout import Layout, splitting, unturned
+from warmstart.refine.newton_layout import FAR, Layout, splitting, unturned
+
+SHORT = 50  # multiplications of a factorisation for every column, up to which it is done in place
 
 
 class Compiled:
@@ -19,6 +21,7 @@ class Compiled:
         self._fast, self._layout = fast, layout
         self._pattern = pattern = Pattern.of(layout.lower, fast)
         size, count, blocks = len(pattern.order), len(pattern.Li), layout.blocks
+        short = pattern.work <= SHORT * size
         spun = [vector for block in blocks for vector in block.vectors]
         self._ints = [
             _ints(begin for begin, _, _ in layout.cones), _ints(q for _, q, _ in layout.cones),
@@ -31,12 +34,12 @@ class Compiled:
             _starts(len(block.touched) * len(block.rows) for block in blocks),
             _starts(len(index) for index, _ in spun), _joined(index for index, _ in spun),
             pattern.place, pattern.parent, pattern.Lp, pattern.Li, pattern.Tp, pattern.Tk, pattern.Tpos,
+            fast.targets(pattern.Lp, pattern.Li) if short else _ints([]),
         ]  # fmt: skip
-        self._work, work_starts = _packed(
-            [np.zeros(size + count), np.zeros(count), *np.ones((2, size)), np.zeros(size)]
+        apart = 0 if short else count  # else L takes K's place
+        self._work, self._starts = _packed(
+            [np.zeros(size + count), np.zeros(apart), *np.ones((2, size)), np.zeros(size)]
         )
-        self._flags, flag_starts = _packed([layout.gone[pattern.order], np.zeros(size, dtype=np.bool_)])
-        self._starts = work_starts, flag_starts
 
     def _inside(self, places: np.ndarray) -> np.ndarray:
         """Where entries of K's data stand in its diagonal and what is below in the pattern of L, end to end."""
@@ -55,6 +58,7 @@ class Compiled:
         static, K = np.zeros((2, size + len(pattern.Li)))
         static[everywhere] = values
         K[everywhere] = splitting(layout, problem, sigma, values, straight)
+        static[:size][layout.gone[pattern.order]] = FAR
         L, D, inverse = np.zeros(len(pattern.Li)), np.ones(size), np.ones(size)
         ones, marked, gone = np.ones(size), np.ones(size, dtype=np.bool_), layout.gone[pattern.order]
         self._fast.factorise(*pattern.flat, K[:size], K[size:], gone, ones, marked, L, D, inverse, np.zeros(size))
@@ -66,7 +70,7 @@ class Compiled:
         ])  # fmt: skip
         parts = [problem.P.indptr, problem.P.indices, problem.A.indptr, problem.A.indices, *self._ints]
         ints, int_starts = _packed(parts)
-        head = np.concatenate([[problem.n, problem.m, layout.z, layout.l], float_starts, *self._starts])
+        head = np.concatenate([[problem.n, problem.m, layout.z, layout.l], float_starts, self._starts])
         self._I = np.concatenate([head, int_starts[:-1] + len(head) + len(parts), ints]).astype(np.int32)
         self._F = np.append(floats, sigma)
 
@@ -76,7 +80,7 @@ class Compiled:
     ) -> tuple[int, tuple[float, ...]]:  # fmt: skip
         """As `Newton.settle`."""
         return self._fast.settle(
-            self._I, self._F, self._work, self._flags, c, b, begin, given, *shift, tol, out
+            self._I, self._F, self._work, c, b, begin, given, *shift, tol, out
         )  # fmt: skip
 
 

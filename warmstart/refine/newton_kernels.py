@@ -8,9 +8,10 @@ import numpy as np
 from numba import int64, njit
 
 from warmstart.refine.kernels import GIVEN, KEPT, POSITIONS, ROWS, locate
-from warmstart.refine.ldl_kernels import FAST, factorise, index, solve, symbolic
+from warmstart.refine.ldl_kernels import FAST, SHORT, backward, eliminate, factorise, forward, index, symbolic, targets
 from warmstart.refine.newton_layout import (
     CAP,
+    FAR,
     HINT,
     INFINITE,
     LARGEST,
@@ -26,7 +27,7 @@ from warmstart.refine.newton_layout import (
     SWEEPS,
 )
 
-__all__ = ["arrive", "factorise", "settle", "symbolic"]
+__all__ = ["arrive", "factorise", "settle", "symbolic", "targets"]
 
 ROOT = math.sqrt(2.0)
 TINY = 1e-300
@@ -101,7 +102,7 @@ def _turn_sparse(indices, entries, k, V, out):
             at += k - b
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(cache=True, fastmath=SHORT)
 def _project(w, z, l, q_begin, q_size, s_begin, s_order, s_offset, s, lam, V):
     """s = Pi_K(w), and the eigenvalues and eigenvectors of the semidefinite blocks."""
     for i in range(z):
@@ -150,22 +151,27 @@ def _project(w, z, l, q_begin, q_size, s_begin, s_order, s_offset, s, lam, V):
                 s[i] = w[i] - s[i]
 
 
-@njit(cache=True, fastmath=FAST)
-def _measure(c, b, Pp, Pi, Pv, Ap, Ai, Av, x, y, s, dual, primal):
-    """dual = Px + A'y + c, primal = Ax + s - b, the six numbers of a ConeKKT, and whether all are finite."""
-    n, m = len(c), len(b)
-    for i in range(m):
-        primal[i] = 0.0
+@njit(cache=True, fastmath=SHORT)
+def _rest(b, Ap, Ai, Av, x, rest):
+    """rest = b - Ax."""
+    for i in range(len(b)):
+        rest[i] = b[i]
+    for j in range(len(x)):
+        xj = x[j]
+        for p in range(index(Ap[j]), index(Ap[j + 1])):
+            rest[index(Ai[p])] -= Av[p] * xj
+
+
+@njit(cache=True, fastmath=SHORT)
+def _measure(c, b, Pp, Pi, Pv, Ap, Ai, Av, x, y, s, rest, dual):
+    """dual = Px + A'y + c, the six numbers of a ConeKKT, and whether all are finite."""
     P_x = A_y = c_size = dual_size = quadratic = linear = total = 0.0
-    for j in range(n):
+    for j in range(len(c)):
         px = aty = 0.0
         for p in range(index(Pp[j]), index(Pp[j + 1])):
             px += Pv[p] * x[index(Pi[p])]
-        xj = x[j]
         for p in range(index(Ap[j]), index(Ap[j + 1])):
-            i = index(Ai[p])
-            aty += Av[p] * y[i]
-            primal[i] += Av[p] * xj
+            aty += Av[p] * y[index(Ai[p])]
         d = px + aty + c[j]
         dual[j] = d
         total += abs(d)
@@ -175,17 +181,15 @@ def _measure(c, b, Pp, Pi, Pv, Ap, Ai, Av, x, y, s, dual, primal):
             max(A_y, abs(aty)),
             max(c_size, abs(c[j])),
         )
-        quadratic += px * xj
-        linear += c[j] * xj
+        quadratic += px * x[j]
+        linear += c[j] * x[j]
     A_x = s_size = b_size = primal_size = support = 0.0
-    for i in range(m):
-        v = primal[i]
-        r = v + s[i] - b[i]
-        primal[i] = r
+    for i in range(len(b)):
+        r = s[i] - rest[i]
         total += abs(r)
         primal_size, A_x, s_size, b_size = (
             max(primal_size, abs(r)),
-            max(A_x, abs(v)),
+            max(A_x, abs(b[i] - rest[i])),
             max(s_size, abs(s[i])),
             max(b_size, abs(b[i])),
         )
@@ -197,59 +201,52 @@ def _measure(c, b, Pp, Pi, Pv, Ap, Ai, Av, x, y, s, dual, primal):
     return found, total < np.inf
 
 
-@njit(cache=True, fastmath=FAST)
-def _second_order(w, begin, size, places, e, K, off, rows):
-    """-M - e of one second-order cone into its triangle's places, or its rows off."""
+@njit(cache=True, fastmath=SHORT)
+def _second_order(w, begin, size, e, places, at, row, place, K):
+    """-M - e of one second-order cone into its triangle's places in K, from the at-th; where it is infinite, FAR."""
     t, square = w[begin], 0.0
     for i in range(begin + 1, begin + size):
         square += w[i] * w[i]
     norm = math.sqrt(square)
-    inner = t >= norm
-    for i in range(size):
-        off[index(rows[i])] = inner
-    if inner:
+    if t >= norm:
+        for i in range(row, row + size):
+            K[index(place[i])] = FAR
         return
-    at = 0
     if t <= -norm:
         for j in range(size):
             for i in range(j, size):
                 K[index(places[at])] = -e if i == j else 0.0
                 at += 1
         return
-    mu = min((norm + t) / (norm - t), INFINITE)
+    mu, inverse = min((norm + t) / (norm - t), INFINITE), 1.0 / norm
     half = 0.5 * INFINITE
-    for j in range(size):
-        vj = 1.0 if j == 0 else w[begin + j] / norm
-        for i in range(j, size):
-            if j == 0:
-                value = half * (1.0 if i == 0 else w[begin + i] / norm)
-            else:
-                value = (half - mu) * vj * (w[begin + i] / norm)
-                if i == j:
-                    value += mu
-            K[index(places[at])] = -value - (e if i == j else 0.0)
-            at += 1
+    K[index(places[at])] = -half - e
+    for i in range(1, size):
+        K[index(places[at + i])] = -half * inverse * w[begin + i]
+    at += size
+    slope = (half - mu) * inverse * inverse
+    for j in range(1, size):
+        scaled = slope * w[begin + j]
+        K[index(places[at])] = -(scaled * w[begin + j] + mu + e)
+        for i in range(j + 1, size):
+            K[index(places[at + i - j])] = -scaled * w[begin + i]
+        at += size - j
 
 
 @njit(cache=True, fastmath=FAST)
-def _fill(w, n, e, z, l, q_begin, q_size, q_places, place, static, signs, gone, K, off):
-    """K but for the semidefinite blocks, and what is off: its diagonal, then what is below in the pattern of L."""
-    size = len(signs)
+def _fill(w, n, e, z, l, q_begin, q_size, q_places, place, static, signs, K):
+    """K but for the semidefinite blocks: its diagonal, then what is below in the pattern of L."""
+    size, at = len(signs), 0
     for i in range(size):
         K[i] = static[i] + e * signs[i]
-        off[i] = gone[i]
     for k in range(size, len(static)):
         K[k] = static[k]
-    for i in range(n + z, n + z + l):
-        off[index(place[i])] = w[i - n] > 0.0
-    at = 0
+    for i in range(z, z + l):
+        if w[i] > 0.0:
+            K[index(place[n + i])] = FAR
     for c in range(len(q_begin)):
-        count = q_size[c] * (q_size[c] + 1) // 2
-        row = n + q_begin[c]
-        _second_order(
-            w, q_begin[c], q_size[c], q_places[at : at + count], e, K, off, place[row : row + q_size[c]]
-        )  # fmt: skip
-        at += count
+        _second_order(w, q_begin[c], q_size[c], e, q_places, at, n + q_begin[c], place, K)
+        at += q_size[c] * (q_size[c] + 1) // 2
 
 
 @njit(cache=True, fastmath=FAST)
@@ -366,35 +363,37 @@ def _begin(begin, given, rows, columns, values, n, m, sigma, x, w):
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
-def settle(I, F, W, B, c, b, begin, given, rows, columns, values, tol, out):
+def settle(I, F, W, c, b, begin, given, rows, columns, values, tol, out):
     """Steps until a solution; out (n + 3 m,) holds x, y, s and w.
 
-    I, F, W and B hold all constants and buffers end to end, as `warmstart.refine.newton_compiled.Compiled` packs them.
+    I, F and W hold all constants and buffers end to end, as `warmstart.refine.newton_compiled.Compiled` packs them.
     `begin` says what is `given`, with the entries of a linear map that moves it. From nothing, SWEEPS steps of the
     splitting come first. Returns the steps, negative (-1 - steps) where they did not settle, and the numbers of a
     ConeKKT.
     """
     n, m, z, l = I[0], I[1], I[2], I[3]
-    at_F, at_W, at_B, at_I = I[4:15], I[15:21], I[21:24], I[24:49]
+    at_F, at_W, at_I = I[4:15], I[15:21], I[21:47]
     Pp, Pi, Ap, Ai = _cut(I, at_I, 0), _cut(I, at_I, 1), _cut(I, at_I, 2), _cut(I, at_I, 3)
     q_begin, q_size, q_places = _cut(I, at_I, 4), _cut(I, at_I, 5), _cut(I, at_I, 6)
     s_begin, s_order, s_offset, s_columns = _cut(I, at_I, 7), _cut(I, at_I, 8), _cut(I, at_I, 9), _cut(I, at_I, 10)
     t_starts, touched, p_starts, places = _cut(I, at_I, 11), _cut(I, at_I, 12), _cut(I, at_I, 13), _cut(I, at_I, 14)
     C_starts, spun_starts, spun_index = _cut(I, at_I, 15), _cut(I, at_I, 16), _cut(I, at_I, 17)
     place, parent, Lp, Li = _cut(I, at_I, 18), _cut(I, at_I, 19), _cut(I, at_I, 20), _cut(I, at_I, 21)
-    Tp, Tk, Tpos = _cut(I, at_I, 22), _cut(I, at_I, 23), I[at_I[24] :]
-    Tfirst = Tp
+    Tp, Tk, Tpos, meets = _cut(I, at_I, 22), _cut(I, at_I, 23), _cut(I, at_I, 24), I[at_I[25] :]
     Pv, Av, static, weights = _cut(F, at_F, 0), _cut(F, at_F, 1), _cut(F, at_F, 2), _cut(F, at_F, 3)
     units, spun_values, straight = _cut(F, at_F, 4), _cut(F, at_F, 5), _cut(F, at_F, 6)
     L_split, I_split, signs, sigma = _cut(F, at_F, 7), _cut(F, at_F, 8), _cut(F, at_F, 9), F[-1]
     K, L, D, inverse, work = _cut(W, at_W, 0), _cut(W, at_W, 1), _cut(W, at_W, 2), _cut(W, at_W, 3), _cut(W, at_W, 4)
-    gone, off = _cut(B, at_B, 0), _cut(B, at_B, 1)
     x, y, s, w = out[:n], out[n : n + m], out[n + m : n + 2 * m], out[n + 2 * m :]
     _begin(begin, given, rows, columns, values, n, m, sigma, x, w)
     sweeps = SWEEPS if begin == NOTHING else 0
     size, blocks = n + m, len(s_begin)
-    dual, primal, right, moved = np.empty(n), np.empty(m), np.empty(size), np.empty(size)
-    unit, dirty = np.ones(size), np.ones(size, dtype=np.bool_)
+    dual, rest, right, moved = np.empty(n), np.empty(m), np.empty(size), np.empty(size)
+    short = len(L) == 0
+    if short:
+        inverse, L = K[:size], K[size:]
+    none, unit, every = np.zeros(size, dtype=np.bool_), np.ones(size), np.ones(size, dtype=np.bool_)
+    _rest(b, Ap, Ai, Av, x, rest)
     orders = rows = 0
     for k in range(blocks):
         orders += s_order[k]
@@ -412,7 +411,7 @@ def settle(I, F, W, B, c, b, begin, given, rows, columns, values, tol, out):
         _project(w, z, l, q_begin, q_size, s_begin, s_order, s_offset, s, lam, V)
         for i in range(m):
             y[i] = (s[i] - w[i]) / sigma
-        found, sound = _measure(c, b, Pp, Pi, Pv, Ap, Ai, Av, x, y, s, dual, primal)
+        found, sound = _measure(c, b, Pp, Pi, Pv, Ap, Ai, Av, x, y, s, rest, dual)
         ratio = max(found[0] / (1.0 + found[3]), found[1] / (1.0 + found[4]))
         if not sound:
             return -1 - step, found
@@ -428,7 +427,7 @@ def settle(I, F, W, B, c, b, begin, given, rows, columns, values, tol, out):
         for j in range(n):
             moved[j] = -sigma * dual[j]
         for i in range(m):
-            moved[n + i] = -primal[i]
+            moved[n + i] = rest[i] - s[i]
         if blocks > 0:
             right[:] = moved
         newton = step >= sweeps
@@ -437,7 +436,7 @@ def settle(I, F, W, B, c, b, begin, given, rows, columns, values, tol, out):
         if newton and not again:
             e = min(max(SHARE * ratio, SMALLEST), LARGEST)
             V_used[:] = V
-            _fill(w, n, e, z, l, q_begin, q_size, q_places, place, static, signs, gone, K, off)
+            _fill(w, n, e, z, l, q_begin, q_size, q_places, place, static, signs, K)
             at, eigen = 0, 0
             for k in range(blocks):
                 order = s_order[k]
@@ -455,10 +454,6 @@ def settle(I, F, W, B, c, b, begin, given, rows, columns, values, tol, out):
                 )  # fmt: skip
                 at += p
                 eigen += order
-            if not factorise(
-                parent, Lp, Li, Tp, Tk, Tpos, Tfirst, K[:size], K[size:], off, unit, dirty, L, D, inverse, work
-            ):  # fmt: skip
-                return -1 - step, found
         elif step == 0:
             M[:], away[:] = 1.0 + RHO, False
         at = 0
@@ -475,10 +470,23 @@ def settle(I, F, W, B, c, b, begin, given, rows, columns, values, tol, out):
             at += p
         for i in range(size):
             right[index(place[i])] = moved[i]
-        if newton:
-            solve(Lp, Li, L, inverse, off, right)
+        fine = True
+        if not newton:
+            forward(Lp, Li, L_split, right)
+            backward(Lp, Li, L_split, I_split, right)
         else:
-            solve(Lp, Li, L_split, I_split, gone, right)
+            if again:
+                forward(Lp, Li, L, right)
+            elif short:
+                fine = eliminate(Lp, Li, meets, inverse, L, right)
+            else:
+                fine = factorise(
+                    parent, Lp, Li, Tp, Tk, Tpos, Tp, K[:size], K[size:], none, unit, every, L, D, inverse, work
+                )
+                forward(Lp, Li, L, right)
+            backward(Lp, Li, L, inverse, right)
+        if not fine:
+            return -1 - step, found
         for i in range(size):
             moved[i] = right[index(place[i])]
         at = 0
@@ -495,18 +503,13 @@ def settle(I, F, W, B, c, b, begin, given, rows, columns, values, tol, out):
             at += p
         for j in range(n):
             x[j] += moved[j]
-        for i in range(m):
-            primal[i] = b[i]
-        for j in range(n):
-            xj = x[j]
-            for p in range(index(Ap[j]), index(Ap[j + 1])):
-                primal[index(Ai[p])] -= Av[p] * xj
+        _rest(b, Ap, Ai, Av, x, rest)
         if newton:
             for i in range(m):
-                w[i] = primal[i] - (sigma * y[i] + moved[n + i])
+                w[i] = rest[i] - (sigma * y[i] + moved[n + i])
         else:
             for i in range(m):
-                w[i] += RELAXED * (primal[i] - s[i])
+                w[i] += RELAXED * (rest[i] - s[i])
         step += 1
 
 

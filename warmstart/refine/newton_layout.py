@@ -18,12 +18,13 @@ STALL = 4  # steps within which the residual must halve
 SWEEPS = 5  # steps of the splitting before Newton's, from nothing
 RELAXED = 1.5  # the splitting's over-relaxation
 RHO = 1e-6  # e of the splitting
-STEEP, STEEPER = 0.1, 0.03  # a step that left no more of the residual is followed by one with the same factors; with
+STEEP, STEEPER = 0.03, 0.03  # a step that left no more of the residual is followed by one with the same factors; with
 # semidefinite cones, whose eigenvectors a step needs all the same, it has to be the smaller share
 NEGLIGIBLE = 1e-3  # what e may be to be left out of a sum
 SHARE, SMALLEST, LARGEST = 0.1, 1e-9, 0.1  # of the residual: e, and its limits
 WIDEST = 700  # rows of a dense part of K, beyond which a step takes too long
 INFINITE = 1e8  # an eigenvalue of M in a direction in which the cone does not curve
+FAR = -1e150  # a pivot of K whose unknown does not move
 
 NOTHING, HINT, PREVIOUS = 0, 1, 2  # what a solve begins with
 NO_SHIFT = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))
