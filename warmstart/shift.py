@@ -67,12 +67,9 @@ class Shift:
 
         mean and scale (d,) are those that contexts were standardised with.
         """
-        old = self.slide >= 0
-        if not old.any():
-            step = here - last
-        else:
-            came = self.slide[old]
-            step = here[old] - ((last * scale + mean)[came] - mean[old]) / scale[old]
+        came, gain, offset = pace(self, mean, scale)
+        old = came >= 0
+        step = here[old] - (gain * last[came] + offset)[old]
         return float(step @ step / len(step)) ** 0.5
 
     @classmethod
@@ -104,6 +101,17 @@ class Shift:
     def fits(self, slots: Mapping[str, tuple[int, ...]]) -> bool:
         """Whether it is a map of iterates with these slots."""
         return self.size == _size(slots)
+
+
+def pace(shift: Shift | None, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Places (d,), -1 for what is new, gains (d,) and offsets (d,): a context moved on is gain * last[place] + offset.
+
+    Contexts are standardised with mean and scale (d,). Without a slide they stay what they are.
+    """
+    slide = np.zeros(0, dtype=np.int64) if shift is None else shift.slide
+    if not (slide >= 0).any():
+        return np.arange(len(mean)), np.ones(len(mean)), np.zeros(len(mean))
+    return slide.astype(np.int64), scale[slide] / scale, (mean[slide] - mean) / scale
 
 
 def moved(context: np.ndarray, last: np.ndarray) -> float:

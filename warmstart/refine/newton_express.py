@@ -18,7 +18,7 @@ from warmstart.fast import kernels
 from warmstart.guard import unsettled
 from warmstart.plan import Arrival
 from warmstart.refine.newton import HINT, NO_SHIFT, NOTHING, PREVIOUS, Newton, iterate_of
-from warmstart.shift import Shift, moved
+from warmstart.shift import Shift, pace
 
 VECTORS = {"c", "b"}
 NO_HINT = np.zeros(0)
@@ -46,10 +46,9 @@ class NewtonExpress:
         self._fast, self._engine, self._regressor, self._reach = fast, engine, regressor, reach
         self._matrices = problem.matrices
         self._shift = NO_SHIFT if shift is None else (shift.rows, shift.columns, shift.values)
-        self._slide = shift if shift is not None and len(shift.slide) else None
         self._context = (
             context.first, context.mean, context.scale, bound.template.copy(), context.varying, context.source,
-            context.basis, context.spread, context.limits,
+            context.basis, context.spread, context.limits, *pace(shift, context.mean, context.scale),
         )  # fmt: skip
         self._last = np.full(len(context.first), np.inf)
         self._previous = np.zeros(problem.n + 2 * problem.m)
@@ -61,7 +60,7 @@ class NewtonExpress:
 
     def _forget(self) -> None:
         """The next problem does not begin with the last solution."""
-        self._last[0] = np.inf
+        self._last.fill(np.inf)
 
     def __call__(self, problem: ConeProgram, changes: Mapping[str, Any], tol: float) -> Arrival | None:
         """The solved problem: `problem` with its vectors changed; None where the flow has to look at it."""
@@ -71,11 +70,11 @@ class NewtonExpress:
         n, m = problem.n, problem.m
         data, here = np.empty(n + m), np.empty(len(self._last))
         try:
-            stopped, score = self._fast.arrive(
-                n, problem.c if c is None else c, problem.b if b is None else b, data, *self._context, here
+            stopped, score, step = self._fast.arrive(
+                n, problem.c if c is None else c, problem.b if b is None else b, data, *self._context, self._last, here
             )
         except TypeError:  # what is given is no float64 vector, or not contiguous
-            stopped, score = -1, 0.0
+            stopped, score, step = -1, 0.0, np.inf
         if stopped:
             self._forget()
             if stopped != OUT_OF_RANGE:
@@ -85,37 +84,25 @@ class NewtonExpress:
         if stopped:
             return Arrival(problem, {}, 0, (score,), out_of_range(score))
         out = np.empty(n + 3 * m)
-        start = self._start(here, n + m)
-        if start is None:
-            return None
+        self._last = here
+        if step <= self._reach and self._reach > 0:
+            start = PREVIOUS, self._previous, self._shift
+        elif self._regressor is None:
+            start = NOTHING, NO_HINT, NO_SHIFT
+        else:
+            start = HINT, self._regressor(here), NO_SHIFT
+            if len(start[1]) != n + m:
+                self._forget()
+                return None
         steps, measured = self._engine.settle(problem.c, problem.b, problem, *start, tol, out)
         if steps < 0:
             self._forget()
+            if steps == -1 and start[0] == HINT:  # it is not finite: the flow says so
+                return None
             return Arrival(problem, {}, -1 - steps, measured, unsettled(-1 - steps))
         if self._reach > 0:
             self._previous[:] = out[: n + 2 * m]
         return Arrival(problem, iterate_of(problem, out), steps, measured, "")
-
-    def _start(self, here: np.ndarray, size: int) -> tuple[int, np.ndarray, tuple[np.ndarray, ...]] | None:
-        """What the steps begin with, at a context (d,); None for a hint that the flow has to look at."""
-        last, self._last = self._last, here
-        if self._reach > 0 and self._step(here, last) <= self._reach:
-            return PREVIOUS, self._previous, self._shift
-        if self._regressor is None:
-            return NOTHING, NO_HINT, NO_SHIFT
-        hint = self._regressor(here)
-        if len(hint) != size or not np.abs(hint).max() < np.inf:
-            self._forget()
-            return None
-        return HINT, hint, NO_SHIFT
-
-    def _step(self, here: np.ndarray, last: np.ndarray) -> float:
-        """How far the context moved from the last one, or from that moved on; infinite where there is none."""
-        if not last[0] < np.inf:
-            return np.inf
-        if self._slide is not None:
-            return self._slide.moved(here, last, self._context[1], self._context[2])
-        return moved(here, last)
 
 
 def open_express(

@@ -392,7 +392,8 @@ def settle(I, F, W, c, b, begin, given, rows, columns, values, tol, out):
     short = len(L) == 0
     if short:
         inverse, L = K[:size], K[size:]
-    none, unit, every = np.zeros(size, dtype=np.bool_), np.ones(size), np.ones(size, dtype=np.bool_)
+    apart = 0 if short else size
+    none, unit, every = np.zeros(apart, dtype=np.bool_), np.ones(apart), np.ones(apart, dtype=np.bool_)
     _rest(b, Ap, Ai, Av, x, rest)
     orders = rows = 0
     for k in range(blocks):
@@ -514,15 +515,25 @@ def settle(I, F, W, c, b, begin, given, rows, columns, values, tol, out):
 
 
 @njit(
-    [(int64, GIVEN, GIVEN, KEPT, POSITIONS, GIVEN, GIVEN, KEPT, POSITIONS, POSITIONS, ROWS, GIVEN, GIVEN, KEPT)],
+    [(
+        int64, GIVEN, GIVEN, KEPT, POSITIONS, GIVEN, GIVEN, KEPT, POSITIONS, POSITIONS, ROWS, GIVEN, GIVEN, POSITIONS,
+        GIVEN, GIVEN, GIVEN, KEPT,
+    )],
     cache=True,
     fastmath=FAST,
-)
-def arrive(size, c, b, data, first, mean, scale, template, varying, source, basis, spread, limits, here):
-    """Check and copy the vectors into data, locate the context (d,) into here; what stands in the way, or 0."""
+)  # fmt: skip
+def arrive(
+    size, c, b, data, first, mean, scale, template, varying, source, basis, spread, limits, came, gain, offset, last,
+    here,
+):  # fmt: skip
+    """Check and copy the vectors into data, locate the context (d,) into here.
+
+    What stands in the way, or 0; how far out the context lies; how far it moved from the last one moved on by `came`,
+    `gain` and `offset` (`warmstart.shift.pace`).
+    """
     n, m = len(c), len(b)
     if n != size or n + m != len(data):
-        return -1, 0.0
+        return -1, 0.0, np.inf
     fine = True
     for j in range(n):
         data[j] = c[j]
@@ -531,8 +542,13 @@ def arrive(size, c, b, data, first, mean, scale, template, varying, source, basi
         data[n + i] = b[i]
         fine &= abs(b[i]) < np.inf
     if not fine:
-        return -1, 0.0
+        return -1, 0.0, np.inf
     same, score = locate(data, first, mean, scale, template, varying, source, basis, spread, limits, here)
     if not same:
-        return -2, score
-    return (0 if score <= 1.0 else -3), score
+        return -2, score, np.inf
+    square, count = 0.0, 0
+    for k in range(len(here)):
+        if came[k] >= 0:
+            square += (here[k] - (gain[k] * last[came[k]] + offset[k])) ** 2
+            count += 1
+    return (0 if score <= 1.0 else -3), score, math.sqrt(square / count)
