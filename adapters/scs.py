@@ -43,7 +43,7 @@ from warmstart.cone_kkt import ConeKKT, cone_kkt, proves_infeasible, proves_unbo
 from warmstart.cone_program import ConeProgram
 from warmstart.context import BoundContext, Context
 from warmstart.errors import ProblemError, StructureError
-from warmstart.refine.newton import Newton, best_ratio
+from warmstart.refine.newton import Newton, best_ratio, best_sweeps
 from warmstart.refine.newton_express import open_express
 
 EPS_INFEAS = 1e-7  # SCS's default
@@ -205,7 +205,8 @@ class ScsAdapter:
 
     def screen(self, problems: Sequence[ConeProgram], iterates: Sequence[Iterate]) -> Screen:
         """The size is that of s against y, which the refinement's splitting of w = s - size y needs to know."""
-        return Screen(np.zeros(0, dtype=np.int64), best_ratio(problems, iterates))
+        ratio = best_ratio(problems, iterates)
+        return Screen(np.zeros(0, dtype=np.int64), ratio, best_sweeps(problems, ratio))
 
     def open(self, problem: ConeProgram, parameters: Parameters) -> ScsWorkspace:
         return ScsWorkspace(problem, parameters)

@@ -87,10 +87,14 @@ class Workspace(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Screen:
-    """Learned from training solutions: constraints that are ever active (None: all), and how many are on average."""
+    """Learned from training solutions: constraints that are ever active (None: all), and how many are on average.
+
+    sweeps: how many steps of a splitting lead a refinement that begins with nothing, where it has such steps.
+    """
 
     used: np.ndarray | None
     size: float
+    sweeps: int = 5
 
 
 class Engine(Protocol):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from warmstart.adapter import Adapter, Iterate, Parameters, Screen, Start, often
+from warmstart.adapter import Adapter, Iterate, Parameters, Start, often
 from warmstart.cone_program import ConeProgram
 from warmstart.errors import MissingExtraError, ProblemError
 from warmstart.model import Model
@@ -109,7 +109,7 @@ def _refined_cold(setting: Setting) -> Model | None:
     model, adapter = setting.model, setting.adapter
     if adapter.sweeping:
         return _swept_cold(setting)
-    screen = Screen(None, model.screen.size) if model.screen else None
+    screen = replace(model.screen, used=None) if model.screen else None
     if adapter.engine(setting.train[0], model.context, screen) is None:
         return None
     pipeline = replace(model.pipeline(setting.tol), predictor=None, refine=True, follow=False)

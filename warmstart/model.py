@@ -166,6 +166,7 @@ def save(model: Model, path: str | PathLike[str], *, force: bool = False) -> Non
     if model.screen is not None:
         assert model.screen.used is not None
         stored |= {"screen.used": model.screen.used, "screen.size": np.array([model.screen.size])}
+        stored |= {"screen.sweeps": np.array([model.screen.sweeps])}
     if model.shift is not None:
         stored |= {f"shift.{name}": value for name, value in model.shift.arrays().items()}
     card = dict(model.card) | {
@@ -218,7 +219,8 @@ def _build(stored: dict[str, np.ndarray], card: dict[str, Any], label: str) -> M
         pipelines = {entry.pop("tol"): Pipeline(**entry) for entry in card.pop("pipelines")}
         uncompiled = {entry.pop("tol"): Pipeline(**entry) for entry in card.pop("uncompiled")}
         screen = _under("screen.", stored)
-        kept = Screen(screen["used"], float(screen["size"][0])) if screen else None
+        sweeps = [int(value[0]) for name, value in screen.items() if name == "sweeps"]  # older files have none
+        kept = Screen(screen["used"], float(screen["size"][0]), *sweeps) if screen else None
         moves = _under("shift.", stored)
         shift = Shift.restore(moves) if moves else None
         model = Model(card, context, code, regressors, pipelines, kept, uncompiled, shift)

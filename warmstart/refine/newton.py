@@ -28,10 +28,22 @@ from warmstart.refine.newton_compiled import Compiled
 from warmstart.refine.newton_layout import CAP, HINT, NO_SHIFT, NOTHING, PREVIOUS, UNMEASURED, Layout
 from warmstart.refine.newton_plain import Plain
 
-__all__ = ["HINT", "NOTHING", "NO_SHIFT", "PREVIOUS", "Newton", "best_ratio", "iterate_of", "typical_ratio"]
+__all__ = [
+    "HINT",
+    "NOTHING",
+    "NO_SHIFT",
+    "PREVIOUS",
+    "Newton",
+    "best_ratio",
+    "best_sweeps",
+    "iterate_of",
+    "typical_ratio",
+]
 
 ACCEPTED = 0.999  # of the tolerance
+NO_HINT = np.zeros(0)
 FACTORS = (1.0, 0.7, 0.5, 1.4)  # tried for sigma
+LEADS = (5, 2, 3, 8, 12, 20)  # steps of the splitting tried before Newton's
 TRIED, DRAWN, TIGHT = 30, 0.3, 1e-6  # problems, how far hints are drawn to the mean, and the tolerance
 WORK = 5e7  # multiplications of a factorisation
 
@@ -44,8 +56,8 @@ class Newton:
     name = "newton"
     discrete = False
 
-    def __init__(self, problem: ConeProgram, layout: Layout, sigma: float) -> None:
-        self.sigma, self._layout = sigma, layout
+    def __init__(self, layout: Layout, sigma: float, sweeps: int) -> None:
+        self.sigma, self._layout, self._sweeps = sigma, layout, sweeps
         self._steps: Any = None
         self._matrices: Matrices | None = None
 
@@ -56,7 +68,8 @@ class Newton:
         fast = kernels("refine.newton_kernels")
         if layout is None or (fast is not None and Pattern.of(layout.lower, fast).work > WORK):
             return None
-        return cls(problem, layout, 1.0 if screen is None else screen.size)
+        screen = screen or Screen(None, 1.0)
+        return cls(layout, screen.size, screen.sweeps)
 
     def hint(self, problem: ConeProgram, iterate: Iterate) -> np.ndarray:
         """(n + m,) x and w = s - sigma y."""
@@ -88,7 +101,8 @@ class Newton:
         """
         fast = kernels("refine.newton_kernels")
         if self._steps is None or isinstance(self._steps, Compiled) != (fast is not None):
-            self._steps = Plain(self._layout) if fast is None else Compiled(self._layout, fast)
+            layout, sweeps = self._layout, self._sweeps
+            self._steps = Plain(layout, sweeps) if fast is None else Compiled(layout, sweeps, fast)
             self._matrices = None
         if like.matrices is not self._matrices:
             if not self._layout.suits(like):
@@ -124,3 +138,27 @@ def best_ratio(problems: Sequence[ConeProgram], iterates: Sequence[Iterate]) -> 
         runs = [engine.solve(problem, hint, TIGHT) for problem, hint in zip(problems, blurred, strict=False)]
         steps.append(sum(2 * CAP if measured is None else taken for _, taken, measured in runs))
     return typical * FACTORS[int(np.argmin(steps))]
+
+
+def best_sweeps(problems: Sequence[ConeProgram], sigma: float) -> int:
+    """How many steps of the splitting make the refinement from nothing the cheapest."""
+    layout = Layout.of(problems[0])
+    if layout is None or Newton.prepare(problems[0], None) is None:
+        return LEADS[0]
+    price, work = _price(layout), []
+    for lead in LEADS:
+        engine = Newton(layout, sigma, lead)
+        runs = [engine.solve(problem, NO_HINT, TIGHT) for problem in problems[:TRIED]]
+        work.append(sum(2 * CAP if found is None else taken - (1 - price) * lead for _, taken, found in runs))
+    return LEADS[int(np.argmin(work))]
+
+
+def _price(layout: Layout) -> float:
+    """What a step of the splitting costs of one of Newton's: eigenvectors in both, or a solve of a factorisation."""
+    fast = kernels("refine.newton_kernels")
+    if layout.blocks:
+        return 0.7
+    if fast is None:
+        return 0.2
+    pattern = Pattern.of(layout.lower, fast)
+    return float(np.clip(len(pattern.Li) / max(pattern.work, 1.0), 0.05, 0.4))

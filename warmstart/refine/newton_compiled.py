@@ -17,8 +17,8 @@ SHORT = 50  # multiplications of a factorisation for every column, up to which i
 class Compiled:
     """The steps by compiled kernels: one call a solve."""
 
-    def __init__(self, layout: Layout, fast: Any) -> None:
-        self._fast, self._layout = fast, layout
+    def __init__(self, layout: Layout, sweeps: int, fast: Any) -> None:
+        self._fast, self._layout, self._sweeps = fast, layout, sweeps
         self._pattern = pattern = Pattern.of(layout.lower, fast)
         size, count, blocks = len(pattern.order), len(pattern.Li), layout.blocks
         short = pattern.work <= SHORT * size
@@ -70,7 +70,8 @@ class Compiled:
         ])  # fmt: skip
         parts = [problem.P.indptr, problem.P.indices, problem.A.indptr, problem.A.indices, *self._ints]
         ints, int_starts = _packed(parts)
-        head = np.concatenate([[problem.n, problem.m, layout.z, layout.l], float_starts, self._starts])
+        sizes = [problem.n, problem.m, layout.z, layout.l, self._sweeps]
+        head = np.concatenate([sizes, float_starts, self._starts])
         self._I = np.concatenate([head, int_starts[:-1] + len(head) + len(parts), ints]).astype(np.int32)
         self._F = np.append(floats, sigma)
 

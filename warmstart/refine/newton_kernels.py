@@ -24,7 +24,6 @@ from warmstart.refine.newton_layout import (
     STALL,
     STEEP,
     STEEPER,
-    SWEEPS,
 )
 
 __all__ = ["arrive", "factorise", "settle", "symbolic", "targets"]
@@ -367,12 +366,12 @@ def settle(I, F, W, c, b, begin, given, rows, columns, values, tol, out):
     """Steps until a solution; out (n + 3 m,) holds x, y, s and w.
 
     I, F and W hold all constants and buffers end to end, as `warmstart.refine.newton_compiled.Compiled` packs them.
-    `begin` says what is `given`, with the entries of a linear map that moves it. From nothing, SWEEPS steps of the
-    splitting come first. Returns the steps, negative (-1 - steps) where they did not settle, and the numbers of a
+    `begin` says what is `given`, with the entries of a linear map that moves it. From nothing, steps of the splitting
+    come first. Returns the steps, negative (-1 - steps) where they did not settle, and the numbers of a
     ConeKKT.
     """
     n, m, z, l = I[0], I[1], I[2], I[3]
-    at_F, at_W, at_I = I[4:15], I[15:21], I[21:47]
+    at_F, at_W, at_I = I[5:16], I[16:22], I[22:48]
     Pp, Pi, Ap, Ai = _cut(I, at_I, 0), _cut(I, at_I, 1), _cut(I, at_I, 2), _cut(I, at_I, 3)
     q_begin, q_size, q_places = _cut(I, at_I, 4), _cut(I, at_I, 5), _cut(I, at_I, 6)
     s_begin, s_order, s_offset, s_columns = _cut(I, at_I, 7), _cut(I, at_I, 8), _cut(I, at_I, 9), _cut(I, at_I, 10)
@@ -386,7 +385,7 @@ def settle(I, F, W, c, b, begin, given, rows, columns, values, tol, out):
     K, L, D, inverse, work = _cut(W, at_W, 0), _cut(W, at_W, 1), _cut(W, at_W, 2), _cut(W, at_W, 3), _cut(W, at_W, 4)
     x, y, s, w = out[:n], out[n : n + m], out[n + m : n + 2 * m], out[n + 2 * m :]
     _begin(begin, given, rows, columns, values, n, m, sigma, x, w)
-    sweeps = SWEEPS if begin == NOTHING else 0
+    sweeps = I[4] if begin == NOTHING else 0
     size, blocks = n + m, len(s_begin)
     dual, rest, right, moved = np.empty(n), np.empty(m), np.empty(size), np.empty(size)
     short = len(L) == 0

@@ -15,7 +15,6 @@ from warmstart.cones import triangle
 
 CAP = 15  # Newton steps
 STALL = 4  # steps within which the residual must halve
-SWEEPS = 5  # steps of the splitting before Newton's, from nothing
 RELAXED = 1.5  # the splitting's over-relaxation
 RHO = 1e-6  # e of the splitting
 STEEP, STEEPER = 0.03, 0.03  # a step that left no more of the residual is followed by one with the same factors; with

@@ -25,7 +25,6 @@ from warmstart.refine.newton_layout import (
     STALL,
     STEEP,
     STEEPER,
-    SWEEPS,
     UNMEASURED,
     Layout,
     eliminate,
@@ -37,8 +36,8 @@ from warmstart.refine.newton_layout import (
 class Plain:
     """The same steps in NumPy, with SuperLU."""
 
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
+    def __init__(self, layout: Layout, sweeps: int) -> None:
+        self._layout, self._sweeps = layout, sweeps
 
     def renew(self, problem: ConeProgram, sigma: float) -> None:
         """As `Compiled.renew`."""
@@ -65,7 +64,7 @@ class Plain:
         x, y, s, w = np.split(out, [n, n + m, n + 2 * m])
         _place(begin, given, shift, sigma, x, w)
         steep = STEEPER if self._layout.blocks else STEEP
-        best, before, since, sweeps = np.inf, np.inf, 0, SWEEPS if begin == NOTHING else 0
+        best, before, since, sweeps = np.inf, np.inf, 0, self._sweeps if begin == NOTHING else 0
         system, turns = self._splitting, None
         for step in range(sweeps + CAP + 1):
             if not np.abs(w).sum() < np.inf:
