@@ -15,6 +15,7 @@ from warmstart.fast import kernels, without
 from warmstart.kkt import kkt
 from warmstart.plan import Plan
 from warmstart.refine.ldl import Pattern
+from warmstart.refine.newton_layout import FAR
 from warmstart.refine.rows import Rows
 from warmstart.refine.sparse import Sparse
 
@@ -65,6 +66,32 @@ def test_factors_solve_what_dense_algebra_solves(seed: int) -> None:
     right[off] = 0.0
     np.testing.assert_allclose(dense[np.ix_(pattern.order, pattern.order)] @ b, right[pattern.order], atol=1e-9)
     assert not state[-3].any(), "the work space is left as it was found"
+
+
+@needs_numba
+@pytest.mark.parametrize("seed", range(12))
+def test_eliminating_in_place_solves_the_same(seed: int) -> None:
+    fast: Any = kernels("refine.ldl_kernels")
+    rng = np.random.default_rng(seed)
+    n, m = int(rng.integers(1, 30)), int(rng.integers(0, 20))
+    K = quasi_definite(rng, n, m, 0.15)
+    lower: Any = sp.csc_matrix(sp.tril(K))
+    pattern = Pattern.of(lower, fast)
+    L, D = np.zeros(len(pattern.Li)), lower.data[pattern.diagonal].copy()
+    L[pattern.at] = lower.data[pattern.inside]
+    still, dense = rng.random(n + m) < 0.2, K.toarray()
+    D[still[pattern.order]] = FAR
+    dense[still], dense[:, still], dense[still, still] = 0.0, 0.0, 1.0
+    for again in (False, True):
+        right = rng.standard_normal(n + m)
+        b = right[pattern.order].copy()
+        if again:
+            fast.forward(pattern.Lp, pattern.Li, L, b)
+        else:
+            assert fast.eliminate(pattern.Lp, pattern.Li, fast.targets(pattern.Lp, pattern.Li), D, L, b)
+        fast.backward(pattern.Lp, pattern.Li, L, D, b)
+        right[still] = 0.0
+        np.testing.assert_allclose(b[pattern.place], np.linalg.solve(dense, right), atol=1e-9)
 
 
 @needs_numba
