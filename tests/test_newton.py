@@ -153,6 +153,7 @@ def hints(problem: ConeProgram, engine: Newton, seed: int = 0) -> dict[str, np.n
         "flipped": -exact,
         "random": rng.standard_normal(size),
         "large": 1e3 * rng.standard_normal(size),
+        "cones alone": exact[problem.n + problem.cones.z :],
     }
 
 
@@ -410,7 +411,8 @@ def test_the_typical_ratio() -> None:
 
 def test_the_splitting_leads_where_it_is_cheap() -> None:
     """Each program's own number of its steps: many where Newton's are dear, few where they are not."""
-    dear, cheap = family("robust-ls"), family("robust-kalman")
+    dear: Any = family("robust-ls")
+    cheap: Any = family("robust-kalman")
     assert best_sweeps(list(dear.sample(4, 0, "train")), 1.0) > best_sweeps(list(cheap.sample(4, 0, "train")), 1.0)
 
 
@@ -484,7 +486,7 @@ def test_hints_of_another_length_are_none() -> None:
     problem = PROGRAMS["everything"]
     engine = engine_of(problem)
     expected = engine.solve(problem, NOTHING, TOL)
-    for size in (1, problem.n, problem.n + problem.m - 1, problem.n + problem.m + 1):
+    for size in (1, problem.m - problem.cones.z + 1, problem.n + problem.m - 1, problem.n + problem.m + 1):
         found = engine.solve(problem, np.ones(size), TOL)
         assert found[1:] == expected[1:] and np.array_equal(found[0]["x"], expected[0]["x"])
 

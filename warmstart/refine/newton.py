@@ -43,6 +43,7 @@ __all__ = [
 ACCEPTED = 0.999  # of the tolerance
 NO_HINT = np.zeros(0)
 FACTORS = (1.0, 0.7, 0.5, 1.4)  # tried for sigma
+ABOUT = 1.05  # times the steps
 LEADS = (5, 2, 3, 8, 12, 20)  # steps of the splitting tried before Newton's
 TRIED, DRAWN, TIGHT = 30, 0.3, 1e-6  # problems, how far hints are drawn to the mean, and the tolerance
 WORK = 5e7  # multiplications of a factorisation
@@ -51,13 +52,17 @@ Refined = tuple[dict[str, np.ndarray], int, ConeKKT | None]
 
 
 class Newton:
-    """The engine for problems of one structure; a hint is x (n,) and w (m,), end to end."""
+    """The engine for problems of one structure.
+
+    A hint is x (n,) and w (m,), end to end, or w's entries beyond the zero cone alone: the projection is linear on that
+    one, and the first step finds the rest. `alone` says that predictors learn these only.
+    """
 
     name = "newton"
     discrete = False
 
-    def __init__(self, layout: Layout, sigma: float, sweeps: int) -> None:
-        self.sigma, self._layout, self._sweeps = sigma, layout, sweeps
+    def __init__(self, layout: Layout, sigma: float, sweeps: int, alone: bool = False) -> None:
+        self.sigma, self._layout, self._sweeps, self._alone = sigma, layout, sweeps, alone
         self._steps: Any = None
         self._matrices: Matrices | None = None
 
@@ -69,15 +74,20 @@ class Newton:
         if layout is None or (fast is not None and Pattern.of(layout.lower, fast).work > WORK):
             return None
         screen = screen or Screen(None, 1.0)
-        return cls(layout, screen.size, screen.sweeps)
+        return cls(layout, screen.size, screen.sweeps, screen.used is not None and len(screen.used) > 0)
 
     def hint(self, problem: ConeProgram, iterate: Iterate) -> np.ndarray:
         """(n + m,) x and w = s - sigma y."""
         return np.concatenate([iterate["x"], iterate["s"] - self.sigma * iterate["y"]])
 
     def targets(self, problems: Sequence[ConeProgram], iterates: Sequence[Iterate]) -> np.ndarray:
-        """(N, n + m) The hints themselves."""
-        return np.array([self.hint(problem, iterate) for problem, iterate in zip(problems, iterates, strict=True)])
+        """(N, n + m) The hints themselves, or (N, m - z) what is learned of them."""
+        found = np.array([self.hint(problem, iterate) for problem, iterate in zip(problems, iterates, strict=True)])
+        return found[:, problems[0].n + problems[0].cones.z :] if self._alone else found
+
+    def takes(self, problem: ConeProgram, hint: np.ndarray) -> bool:
+        """Whether a hint has as many entries as one of this problem may have."""
+        return len(hint) in {problem.n + problem.m, problem.m - problem.cones.z} - {0}
 
     def doubt(self, errors: np.ndarray) -> np.ndarray:
         """Nothing: (0,)."""
@@ -86,7 +96,7 @@ class Newton:
     def solve(self, problem: ConeProgram, hint: np.ndarray, tol: float) -> Refined:
         """The iterate, the steps taken (those of the splitting count), and its ConeKKT where it meets the tolerance."""
         out = np.empty(problem.n + 3 * problem.m)
-        begin = HINT if len(hint) == problem.n + problem.m else NOTHING
+        begin = HINT if self.takes(problem, hint) else NOTHING
         steps, measured = self.settle(problem.c, problem.b, problem, begin, hint, NO_SHIFT, tol, out)
         return ({}, -1 - steps, None) if steps < 0 else (iterate_of(problem, out), steps, ConeKKT(*measured))
 
@@ -125,19 +135,27 @@ def typical_ratio(iterates: Sequence[Iterate]) -> float:
     return float(np.clip(size / dual, 1e-6, 1e6)) if size > 0 and dual > 0 else 1.0
 
 
-def best_ratio(problems: Sequence[ConeProgram], iterates: Sequence[Iterate]) -> float:
-    """The sigma near the typical ratio with the fewest steps from hints as predictors give them: drawn to the mean."""
-    typical, count = typical_ratio(iterates), min(TRIED, len(problems))
-    if Newton.prepare(problems[0], None) is None:
-        return typical
-    steps = []
+def best_ratio(problems: Sequence[ConeProgram], iterates: Sequence[Iterate]) -> tuple[float, bool]:
+    """The sigma near the typical ratio with the fewest steps from hints as predictors give them: drawn to the mean.
+
+    And whether hints of what is beyond the zero cone alone lead to about as few.
+    """
+    typical, layout = typical_ratio(iterates), Layout.of(problems[0])
+    if layout is None or Newton.prepare(problems[0], None) is None:
+        return typical, False
+    problems, iterates, steps = problems[:TRIED], iterates[:TRIED], []
     for factor in FACTORS:
-        engine: Any = Newton.prepare(problems[0], Screen(None, typical * factor))
-        hints = engine.targets(problems[:count], iterates[:count])
-        blurred = (1 - DRAWN) * hints + DRAWN * hints.mean(axis=0)
-        runs = [engine.solve(problem, hint, TIGHT) for problem, hint in zip(problems, blurred, strict=False)]
-        steps.append(sum(2 * CAP if measured is None else taken for _, taken, measured in runs))
-    return typical * FACTORS[int(np.argmin(steps))]
+        steps.append(_steps(Newton(layout, typical * factor, 0), problems, iterates))
+    ratio, z = typical * FACTORS[int(np.argmin(steps))], problems[0].cones.z
+    alone = z < problems[0].m and _steps(Newton(layout, ratio, 0, True), problems, iterates) <= ABOUT * min(steps)
+    return ratio, alone
+
+
+def _steps(engine: Newton, problems: Sequence[ConeProgram], iterates: Sequence[Iterate]) -> int:
+    targets = engine.targets(problems, iterates)
+    blurred = (1 - DRAWN) * targets + DRAWN * targets.mean(axis=0)
+    runs = [engine.solve(problem, hint, TIGHT) for problem, hint in zip(problems, blurred, strict=True)]
+    return sum(2 * CAP if measured is None else taken for _, taken, measured in runs)
 
 
 def best_sweeps(problems: Sequence[ConeProgram], sigma: float) -> int:

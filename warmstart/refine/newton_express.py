@@ -91,7 +91,7 @@ class NewtonExpress:
             start = NOTHING, NO_HINT, NO_SHIFT
         else:
             start = HINT, self._regressor(here), NO_SHIFT
-            if len(start[1]) != n + m:
+            if not self._engine.takes(problem, start[1]):
                 self._forget()
                 return None
         steps, measured = self._engine.settle(problem.c, problem.b, problem, *start, tol, out)

@@ -345,11 +345,15 @@ def _cut(flat, starts, k):
 
 @njit(cache=True, fastmath=FAST)
 def _begin(begin, given, rows, columns, values, n, m, sigma, x, w):
-    """x and w from nothing, from both end to end, or from a solution, moved by a linear map where there is one."""
+    """x and w from nothing, from both end to end or the end of w, or from a solution, which a linear map may move."""
     if begin == NOTHING:
         x[:], w[:] = 0.0, 0.0
     elif begin == HINT:
-        x[:], w[:] = given[:n], given[n:]
+        if len(given) == n + m:
+            x[:], w[:] = given[:n], given[n:]
+        else:
+            x[:], w[:] = 0.0, 0.0
+            w[m - len(given) :] = given
     else:
         moved = given
         if len(rows) > 0:

@@ -173,14 +173,15 @@ def _place(
 ) -> None:
     """x and w from nothing, a hint, or a solution."""
     n, m = len(x), len(w)
+    x[:], w[:] = 0.0, 0.0
     if begin == PREVIOUS:
         rows, columns, values = shift
         moved = np.bincount(rows, values * given[columns], minlength=len(given)) if len(rows) else given
         x[:], w[:] = moved[:n], moved[n + m :] - sigma * moved[n : n + m]
-    elif begin == HINT:
+    elif begin == HINT and len(given) == n + m:
         x[:], w[:] = given[:n], given[n:]
-    else:
-        x[:], w[:] = 0.0, 0.0
+    elif begin == HINT:
+        w[m - len(given) :] = given
 
 
 class Part(NamedTuple):
