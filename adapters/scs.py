@@ -204,13 +204,9 @@ class ScsAdapter:
         return open_express(engine, bound, problem, reach, regressor, shift)
 
     def screen(self, problems: Sequence[ConeProgram], iterates: Sequence[Iterate]) -> Screen:
-        """The size is that of s against y, which the refinement's splitting of w = s - size y needs to know.
-
-        The rows are those of w that predictors learn, without x; none where they learn both as a whole.
-        """
-        ratio, alone = best_ratio(problems, iterates)
-        rows = np.arange(problems[0].cones.z, problems[0].m) if alone else np.zeros(0, dtype=np.int64)
-        return Screen(rows, ratio, best_sweeps(problems, ratio))
+        """The size is that of s against y, which the refinement's splitting of w = s - size y needs to know."""
+        ratio = best_ratio(problems, iterates)
+        return Screen(np.zeros(0, dtype=np.int64), ratio, best_sweeps(problems, ratio))
 
     def open(self, problem: ConeProgram, parameters: Parameters) -> ScsWorkspace:
         return ScsWorkspace(problem, parameters)

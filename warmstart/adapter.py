@@ -110,6 +110,11 @@ class Engine(Protocol):
         """Whether a hint is a set: entries above 1/2 in size are in it, with their sign."""
         ...
 
+    @property
+    def tail(self) -> int:
+        """How many entries at the end of a hint may be given instead of all; 0 where only all may."""
+        ...
+
     def solve(self, problem: Any, hint: np.ndarray, tol: float) -> tuple[dict[str, np.ndarray], int, Any | None]:
         """The full iterate, the steps taken, and what the adapter makes its Residual of; None where unsettled.
 

@@ -51,7 +51,7 @@ class Renewed:
     """An engine for problems whose P or A vary: prepared for each of them, inside its time."""
 
     def __init__(self, first: Engine, screen: Screen | None) -> None:
-        self.name, self.discrete = f"renewed {first.name}", first.discrete
+        self.name, self.discrete, self.tail = f"renewed {first.name}", first.discrete, first.tail
         self._engine, self._screen = first, screen
 
     def solve(self, problem: QP, hint: np.ndarray, tol: float) -> Refined:

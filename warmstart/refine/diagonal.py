@@ -44,6 +44,7 @@ class Diagonal:
     everything: np.ndarray
     name = "diagonal"
     discrete = False
+    tail = 0
 
     @staticmethod
     def cost(problem: QP, rows: Rows, size: float) -> float:

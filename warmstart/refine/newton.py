@@ -43,7 +43,6 @@ __all__ = [
 ACCEPTED = 0.999  # of the tolerance
 NO_HINT = np.zeros(0)
 FACTORS = (1.0, 0.7, 0.5, 1.4)  # tried for sigma
-ABOUT = 1.05  # times the steps
 LEADS = (5, 2, 3, 8, 12, 20)  # steps of the splitting tried before Newton's
 TRIED, DRAWN, TIGHT = 30, 0.3, 1e-6  # problems, how far hints are drawn to the mean, and the tolerance
 WORK = 5e7  # multiplications of a factorisation
@@ -54,15 +53,16 @@ Refined = tuple[dict[str, np.ndarray], int, ConeKKT | None]
 class Newton:
     """The engine for problems of one structure.
 
-    A hint is x (n,) and w (m,), end to end, or w's entries beyond the zero cone alone: the projection is linear on that
-    one, and the first step finds the rest. `alone` says that predictors learn these only.
+    A hint is x (n,) and w (m,), end to end, or the end of w, beyond the zero cone, alone: on that one the projection is
+    linear, and the first step finds the rest.
     """
 
     name = "newton"
     discrete = False
 
-    def __init__(self, layout: Layout, sigma: float, sweeps: int, alone: bool = False) -> None:
-        self.sigma, self._layout, self._sweeps, self._alone = sigma, layout, sweeps, alone
+    def __init__(self, layout: Layout, sigma: float, sweeps: int) -> None:
+        self.sigma, self._layout, self._sweeps = sigma, layout, sweeps
+        self.tail = layout.curved
         self._steps: Any = None
         self._matrices: Matrices | None = None
 
@@ -74,20 +74,19 @@ class Newton:
         if layout is None or (fast is not None and Pattern.of(layout.lower, fast).work > WORK):
             return None
         screen = screen or Screen(None, 1.0)
-        return cls(layout, screen.size, screen.sweeps, screen.used is not None and len(screen.used) > 0)
+        return cls(layout, screen.size, screen.sweeps)
 
     def hint(self, problem: ConeProgram, iterate: Iterate) -> np.ndarray:
         """(n + m,) x and w = s - sigma y."""
         return np.concatenate([iterate["x"], iterate["s"] - self.sigma * iterate["y"]])
 
     def targets(self, problems: Sequence[ConeProgram], iterates: Sequence[Iterate]) -> np.ndarray:
-        """(N, n + m) The hints themselves, or (N, m - z) what is learned of them."""
-        found = np.array([self.hint(problem, iterate) for problem, iterate in zip(problems, iterates, strict=True)])
-        return found[:, problems[0].n + problems[0].cones.z :] if self._alone else found
+        """(N, n + m) The hints themselves."""
+        return np.array([self.hint(problem, iterate) for problem, iterate in zip(problems, iterates, strict=True)])
 
     def takes(self, problem: ConeProgram, hint: np.ndarray) -> bool:
         """Whether a hint has as many entries as one of this problem may have."""
-        return len(hint) in {problem.n + problem.m, problem.m - problem.cones.z} - {0}
+        return len(hint) in {problem.n + problem.m, self.tail} - {0}
 
     def doubt(self, errors: np.ndarray) -> np.ndarray:
         """Nothing: (0,)."""
@@ -135,27 +134,19 @@ def typical_ratio(iterates: Sequence[Iterate]) -> float:
     return float(np.clip(size / dual, 1e-6, 1e6)) if size > 0 and dual > 0 else 1.0
 
 
-def best_ratio(problems: Sequence[ConeProgram], iterates: Sequence[Iterate]) -> tuple[float, bool]:
-    """The sigma near the typical ratio with the fewest steps from hints as predictors give them: drawn to the mean.
-
-    And whether hints of what is beyond the zero cone alone lead to about as few.
-    """
-    typical, layout = typical_ratio(iterates), Layout.of(problems[0])
-    if layout is None or Newton.prepare(problems[0], None) is None:
-        return typical, False
-    problems, iterates, steps = problems[:TRIED], iterates[:TRIED], []
+def best_ratio(problems: Sequence[ConeProgram], iterates: Sequence[Iterate]) -> float:
+    """The sigma near the typical ratio with the fewest steps from hints as predictors give them: drawn to the mean."""
+    typical, count = typical_ratio(iterates), min(TRIED, len(problems))
+    if Newton.prepare(problems[0], None) is None:
+        return typical
+    steps = []
     for factor in FACTORS:
-        steps.append(_steps(Newton(layout, typical * factor, 0), problems, iterates))
-    ratio, z = typical * FACTORS[int(np.argmin(steps))], problems[0].cones.z
-    alone = z < problems[0].m and _steps(Newton(layout, ratio, 0, True), problems, iterates) <= ABOUT * min(steps)
-    return ratio, alone
-
-
-def _steps(engine: Newton, problems: Sequence[ConeProgram], iterates: Sequence[Iterate]) -> int:
-    targets = engine.targets(problems, iterates)
-    blurred = (1 - DRAWN) * targets + DRAWN * targets.mean(axis=0)
-    runs = [engine.solve(problem, hint, TIGHT) for problem, hint in zip(problems, blurred, strict=True)]
-    return sum(2 * CAP if measured is None else taken for _, taken, measured in runs)
+        engine: Any = Newton.prepare(problems[0], Screen(None, typical * factor))
+        hints = engine.targets(problems[:count], iterates[:count])
+        blurred = (1 - DRAWN) * hints + DRAWN * hints.mean(axis=0)
+        runs = [engine.solve(problem, hint, TIGHT) for problem, hint in zip(problems, blurred, strict=False)]
+        steps.append(sum(2 * CAP if measured is None else taken for _, taken, measured in runs))
+    return typical * FACTORS[int(np.argmin(steps))]
 
 
 def best_sweeps(problems: Sequence[ConeProgram], sigma: float) -> int:

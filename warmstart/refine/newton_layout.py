@@ -56,8 +56,8 @@ class Layout:
     """K's lower triangle for (x, y), N = n + m, with the places of what changes from step to step.
 
     number (k,): K's constant entries out of (0, P's data, A's data), end to end. diagonal (N,): the places of the
-    diagonal. gone (N,): what is eliminated with a semidefinite cone. cones: the first row and the size of every
-    second-order cone, and the places of its triangle by columns.
+    diagonal. gone (N,): what is eliminated with a semidefinite cone. curved: the rows beyond the zero cone. cones:
+    the first row and the size of every second-order cone, and the places of its triangle by columns.
     """
 
     lower: sp.csc_matrix
@@ -68,6 +68,7 @@ class Layout:
     l: int
     cones: tuple[tuple[int, int, np.ndarray], ...]
     blocks: tuple[Block, ...]
+    curved: int
 
     @classmethod
     def of(cls, problem: ConeProgram) -> Layout | None:
@@ -210,7 +211,7 @@ def _build(problem: ConeProgram, parts: list[range], turned: list[np.ndarray]) -
     everything = np.arange(size)
     return Layout(
         lower, number, place(everything, everything), gone, problem.cones.z, problem.cones.l,
-        tuple((begin, count, place(i, j)) for begin, count, i, j in cones), tuple(blocks),
+        tuple((begin, count, place(i, j)) for begin, count, i, j in cones), tuple(blocks), m - problem.cones.z,
     )  # fmt: skip
 
 

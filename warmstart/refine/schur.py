@@ -57,6 +57,7 @@ class Schur:
     cap: int
     name = "schur"
     discrete = True
+    tail = 0
 
     @staticmethod
     def cost(problem: QP, used: np.ndarray, size: float) -> float:

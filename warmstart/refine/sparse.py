@@ -73,6 +73,7 @@ class Sparse:
 
     name = "sparse"
     discrete = True
+    tail = 0
 
     def __init__(self, layout: Layout, n: int, m: int) -> None:
         self.layout, self._n, self._m = layout, n, m

@@ -296,6 +296,9 @@ def _fit_hints(
     hints = Data(data.contexts, targets, {"hint": targets.shape[1:]})
     for name in hint_names(names, engine.discrete):
         regressors[f"hint-{name}"] = fit_hint(name, hints, engine.discrete, seed, engine.doubt)
+        if engine.tail:
+            part = Data(data.contexts, targets[:, -engine.tail :], {"hint": (engine.tail,)})
+            regressors[f"hint-{name}-tail"] = fit_hint(name, part, engine.discrete, seed)
     return screen
 
 
