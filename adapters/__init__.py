@@ -16,4 +16,5 @@ ADAPTERS: dict[str, Entry] = {
     "osqp": Entry("warmstart.adapters.osqp", "QP", ("osqp",), None),
     "scs": Entry("warmstart.adapters.scs", "ConeProgram", ("scs",), None),
     "sinkhorn": Entry("warmstart.adapters.sinkhorn", "Transport", ("ott",), "ot"),
+    "ista": Entry("warmstart.adapters.ista", "Lasso", ("sklearn",), "sparse"),
 }

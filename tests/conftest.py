@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from warmstart import QP, ConeProgram, Cones, Grid, Transport, adapter
+from warmstart import QP, ConeProgram, Cones, Grid, Lasso, Transport, adapter
 from warmstart.adapters import ADAPTERS
 from warmstart.fast import kernels, without
 
@@ -126,7 +126,19 @@ def _scs() -> Examples:
     return Examples(problems, 1e-4, {"scale": 1.0, "acceleration_lookback": 0}, infeasible, unbounded)
 
 
-EXAMPLES: dict[str, Callable[[], Examples]] = {"osqp": cache(_osqp), "scs": cache(_scs), "sinkhorn": cache(_sinkhorn)}
+def _ista() -> Examples:
+    rng = np.random.default_rng(3)
+    head = Lasso(rng.standard_normal((40, 16)), rng.standard_normal(40), 2.0)
+    problems = [head] + [head.replace(signal=rng.standard_normal(40)) for _ in range(4)]
+    return Examples(problems, 1e-6, {"method": "fista"})
+
+
+EXAMPLES: dict[str, Callable[[], Examples]] = {
+    "osqp": cache(_osqp),
+    "scs": cache(_scs),
+    "sinkhorn": cache(_sinkhorn),
+    "ista": cache(_ista),
+}
 """The one place where an adapter adds its example problems."""
 
 

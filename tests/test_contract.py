@@ -159,7 +159,8 @@ def unusable(adapter: Adapter, iterate: Iterate) -> Iterator[tuple[str, Any]]:
         yield f"{slot} .* shape", with_slot(slot, values[:-1])
         yield f"{slot} .* shape", with_slot(slot, values[None])
         yield f"{slot} .* shape", with_slot(slot, 0.0)
-        yield f"no {slot}", Start({name: v for name, v in iterate.items() if name != slot})
+        if len(iterate) > 1:  # an empty one is no bad start
+            yield f"no {slot}", Start({name: v for name, v in iterate.items() if name != slot})
         yield f"{slot} .* real numbers", with_slot(slot, values.astype(complex))
         yield f"{slot} .* real numbers", with_slot(slot, values.astype(str))
         yield f"{slot} .* real numbers", with_slot(slot, np.full(values.shape, None))

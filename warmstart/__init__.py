@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from warmstart.adapter import Start, Status
 from warmstart.cone_program import ConeProgram
 from warmstart.cones import Cones
+from warmstart.lasso import Lasso
 from warmstart.problem import QP, Problem
 from warmstart.result import Result
 from warmstart.solve import Solver, solve
@@ -25,6 +26,7 @@ __all__ = [
     "Cones",
     "Family",
     "Grid",
+    "Lasso",
     "Model",
     "PointCloud",
     "Problem",
