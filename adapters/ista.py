@@ -22,6 +22,7 @@ import numpy as np
 from warmstart.adapter import Engine, Express, Iterate, Outcome, Parameters, Residual, Screen, Start, Status
 from warmstart.context import BoundContext, Context
 from warmstart.lasso import Atoms, Gap, Lasso, gaps, measure
+from warmstart.refine.support import Support
 
 METHODS = ("ista", "fista", "cd")
 STOCK: Parameters = {"method": "ista", "check": 10}
@@ -210,7 +211,7 @@ class IstaAdapter:
         return None
 
     def engine(self, problem: Lasso, context: Context | None, screen: Screen | None) -> Engine | None:
-        return None
+        return None if problem.batch is not None or (context and "dictionary" in context.names) else Support(problem.atoms)
 
     def express(
         self, engine: Engine | None, bound: BoundContext, problem: Lasso, reach: float, regressor: Any,
@@ -218,8 +219,9 @@ class IstaAdapter:
     ) -> Express | None:  # fmt: skip
         return None
 
-    def screen(self, problem: Lasso, iterates: Sequence[Iterate]) -> Screen | None:
-        return None
+    def screen(self, problem: Lasso, iterates: Sequence[Iterate]) -> Screen:
+        """The size is that of a typical support."""
+        return Screen(np.zeros(0, dtype=np.int64), float(np.mean([np.count_nonzero(i["x"]) for i in iterates])))
 
     def open(self, problem: Lasso, parameters: Parameters) -> IstaWorkspace:
         return IstaWorkspace(problem, parameters)
