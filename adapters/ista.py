@@ -6,7 +6,8 @@ Iterate: the code x (n,), or (n, B) of a batch; the dual point is the scaled res
 agree on. `method` "ista" (the default) and "fista", with restarts (O'Donoghue and Candes, 2015), are NumPy's; one
 iteration is one product with the Gram matrix. "cd" is scikit-learn's coordinate descent on the Gram matrix, with its
 own screening; one iteration is one sweep over the atoms. `tol` is the duality gap relative to the objective value, of
-the worst column of a batch, tested every `check` iterations; columns that meet it rest.
+the worst column of a batch, tested every `check` iterations; columns that meet it rest. scikit-learn's own gap is
+relative to |s|^2: `aim` is the share of `tol` that it is asked for first.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from warmstart.adapter import Engine, Express, Iterate, Outcome, Parameters, Res
 from warmstart.context import BoundContext, Context
 from warmstart.lasso import Atoms, Gap, Lasso, gaps, measure
 from warmstart.refine.support import Support
+from warmstart.refine.support_express import open_support_express
 
-METHODS = ("ista", "fista", "cd")
-STOCK: Parameters = {"method": "ista", "check": 10}
+METHODS = ("cd", "fista", "ista")
+STOCK: Parameters = {"method": "ista", "check": 10, "aim": 0.1}
+LESS = 0.1  # what scikit-learn's tolerance is multiplied by where its answer does not meet ours
 TINY = 1e-300
 
 
@@ -37,8 +40,9 @@ class Proximal:
         self.x = self._y = x
         self._t = np.ones(x.shape[1:])
 
-    def advance(self, count: int) -> int:
-        """Do some iterations; their number."""
+    def advance(self, check: int, limit: int, tol: float) -> int:
+        """Do `check` iterations, at most `limit`; their number."""
+        count = min(check, limit)
         gram, b, step = self._atoms.gram, self._products, 1 / self._atoms.curvature
         for _ in range(count):
             y = self._y
@@ -64,32 +68,36 @@ class Proximal:
 class Descent:
     """scikit-learn's coordinate descent on the Gram matrix, one column after another."""
 
-    def __init__(self, atoms: Atoms, products: np.ndarray, signal: np.ndarray, weight: float, x: np.ndarray) -> None:
+    def __init__(
+        self, atoms: Atoms, products: np.ndarray, signal: np.ndarray, weight: float, x: np.ndarray, aim: float
+    ) -> None:
         from sklearn.linear_model import _cd_fast  # pyright: ignore[reportAttributeAccessIssue]  # compiled
 
         self._solve: Any = _cd_fast.enet_coordinate_descent_gram
         self._atoms, self._products, self._signal, self._weight = atoms, products, signal, weight
-        self.x = np.array(x)
+        self.x, self._aim = np.array(x), aim
         self._random = np.random.RandomState(0)  # what it takes; it draws nothing
 
-    def advance(self, count: int) -> int:
-        """Do some sweeps; their number."""
+    def advance(self, check: int, limit: int, tol: float) -> int:
+        """Sweep to a share of the tolerance that is smaller every time, `limit` times at most; the most sweeps."""
+        tol, self._aim = self._aim * tol, LESS * self._aim
         if self.x.ndim == 1:
-            self._sweep(self.x, self._products, self._signal, count)
-        else:
-            for k in range(self.x.shape[1]):
-                x = np.ascontiguousarray(self.x[:, k])
-                self._sweep(x, np.ascontiguousarray(self._products[:, k]), self._signal[:, k], count)
-                self.x[:, k] = x
-        return count
+            return self._sweep(self.x, self._products, self._signal, limit, tol)
+        most = 1
+        for k in range(self.x.shape[1]):
+            x, products = np.ascontiguousarray(self.x[:, k]), np.ascontiguousarray(self._products[:, k])
+            most = max(most, self._sweep(x, products, self._signal[:, k], limit, tol))
+            self.x[:, k] = x
+        return most
 
-    def _sweep(self, x: np.ndarray, products: np.ndarray, signal: np.ndarray, count: int) -> None:
+    def _sweep(self, x: np.ndarray, products: np.ndarray, signal: np.ndarray, limit: int, tol: float) -> int:
         atoms = self._atoms
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it has not converged: whether it has is for us to say
-            self._solve(
-                x, self._weight, 0.0, atoms.gram, products, signal, count, 0.0, self._random, False, atoms.nonnegative
+            found = self._solve(
+                x, self._weight, 0.0, atoms.gram, products, signal, limit, tol, self._random, False, atoms.nonnegative
             )  # fmt: skip
+        return max(int(found[3]), 1)
 
     def keep(self, columns: np.ndarray) -> None:
         """Go on with some columns alone."""
@@ -134,7 +142,7 @@ class IstaWorkspace:
         problem, method = self._problem, self._settings["method"]
         products = problem.atoms.matrix.T @ problem.signal
         if method == "cd":
-            return Descent(problem.atoms, products, problem.signal, problem.weight, x)
+            return Descent(problem.atoms, products, problem.signal, problem.weight, x, self._settings["aim"])
         return Proximal(problem.atoms, products, problem.weight, x, method == "fista")
 
     def _run(self, tol: float, max_iterations: int, seconds: float) -> Outcome:
@@ -146,7 +154,7 @@ class IstaWorkspace:
         columns = None if problem.batch is None else np.arange(problem.batch)
         while done < max_iterations:
             with np.errstate(all="ignore"):
-                done += state.advance(min(check, max_iterations - done))
+                done += state.advance(check, max_iterations - done, tol)
             gap, value = gaps(problem.atoms, signal, problem.weight, state.x)
             met = gap <= tol * value
             if columns is None:
@@ -175,14 +183,12 @@ class IstaAdapter:
     max_iterations = 20_000
     extra = "sparse"
     package = "scikit-learn"
-    ranges = {"check": (1, 10_000)}  # noqa: RUF012
-    grid = (
-        {"method": ("cd", "fista", "ista")},
-        {"check": (1, 2, 3, 5, 10, 20)},
-    )
+    ranges = {"check": (1, 10_000), "aim": (1e-6, 1.0)}  # noqa: RUF012
+    grid = ({"method": METHODS}, {"aim": (0.5, 0.3, 0.2, 0.1, 0.05)}, {"check": (2, 5, 20, 50)})
+    variants = {"fista": {"method": "fista"}, "cd": {"method": "cd"}}  # noqa: RUF012
     continuous = ()
     sweeping = ()
-    starting = ({"check": (1, 2, 3, 5, 10)},)
+    starting = ({"check": (1, 3, 10)}, {"aim": (1.0, 0.5, 0.3, 0.1)})
     check = "check"
 
     def slots(self, problem: Lasso) -> dict[str, tuple[int, ...]]:
@@ -211,13 +217,15 @@ class IstaAdapter:
         return None
 
     def engine(self, problem: Lasso, context: Context | None, screen: Screen | None) -> Engine | None:
-        return None if problem.batch is not None or (context and "dictionary" in context.names) else Support(problem.atoms)
+        return (
+            None if problem.batch is not None or (context and "dictionary" in context.names) else Support(problem.atoms)
+        )
 
     def express(
         self, engine: Engine | None, bound: BoundContext, problem: Lasso, reach: float, regressor: Any,
         parameters: Parameters, shift: Any = None,
     ) -> Express | None:  # fmt: skip
-        return None
+        return open_support_express(engine, bound, problem, reach, regressor)
 
     def screen(self, problem: Lasso, iterates: Sequence[Iterate]) -> Screen:
         """The size is that of a typical support."""

@@ -185,6 +185,7 @@ class OsqpAdapter:
         {"check_termination": (1, 2, 3, 5, 7, 10, 15, 20, 25)},
     )
     continuous = ("rho",)
+    variants = {}  # noqa: RUF012
     sweeping = ()
     starting = ({"check_termination": (1, 2, 3, 5, 10)},)
     check = "check_termination"

@@ -158,6 +158,7 @@ class ScsAdapter:
         {"rho_x": (1e-6, 1e-4, 1e-2)},
     )
     continuous = ("scale",)
+    variants = {}  # noqa: RUF012
     sweeping = ()
     starting = ()
     check = None

@@ -112,6 +112,7 @@ class SinkhornAdapter:
         {"domain": ("log",)},  # the slow one last, with the best settings; it is for what the others fail on
     )
     continuous = ()
+    variants = {}  # noqa: RUF012
     sweeping = (
         {"sweeps": 400},
         {"sweeps": 8, "plain": 8},

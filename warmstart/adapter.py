@@ -164,6 +164,8 @@ class Adapter(Protocol):
     """Parameters that a Start may set, each with the range the solver takes."""
     grid: tuple[Mapping[str, tuple[Any, ...]], ...]
     """What training tries for the tuned arm: rounds over `open`'s parameters; within one, all combinations."""
+    variants: Mapping[str, Parameters]
+    """Ways to use the solver that are arms of their own in a comparison, tuned like the others, by name."""
     continuous: tuple[str, ...]
     """Parameters that are refined by factors around the best value of the grid."""
     starting: tuple[Mapping[str, tuple[Any, ...]], ...]

@@ -59,6 +59,9 @@ def build(setting: Setting, references: Mapping[int, Result]) -> tuple[dict[str,
     parameters: dict[str, Parameters] = {"tuned": _retune(setting, base, problems, None)}
     arms: dict[str, Arm] = {"default": partial(_default, setting)}
     arms["tuned"] = _kept(setting, Plan(parameters["tuned"]))
+    for name, variant in setting.adapter.variants.items():
+        parameters[name] = _retune(setting, variant, problems, None)
+        arms[name] = _kept(setting, Plan(parameters[name]))
     if setting.trajectory:
         steps = list(setting.trajectory[: RETUNING + 1])
         plain = _solver(setting, Plan(base))
@@ -91,7 +94,7 @@ def build(setting: Setting, references: Mapping[int, Result]) -> tuple[dict[str,
 
 def stock(setting: Setting) -> tuple[str, ...]:
     """The names of the arms whose strongest is what learning is measured against, whether or not they are there."""
-    return (*STOCK, *setting.adapter.initialisers(setting.train[0]))
+    return (*STOCK, *setting.adapter.variants, *setting.adapter.initialisers(setting.train[0]))
 
 
 def _shifted(shift: Shift, problem: Any, previous: Iterate | None) -> Proposal:

@@ -104,6 +104,21 @@ FAMILIES: dict[str, Entry] = {
     "transport-lp": Entry(
         "warmstart.families.logistics", "TransportLP", "transportation LP, 10 x 10 sites; supplies and demands change"
     ),
+    "patches": Entry(
+        "warmstart.families.coding",
+        "Patches",
+        "sparse codes of 10 x 10 patches of photographs, 400 atoms; the patch changes",
+    ),
+    "sparse-synthetic": Entry(
+        "warmstart.families.coding",
+        "SparseSynthetic",
+        "sparse codes over 512 Gaussian atoms, 256 rows; the signal changes",
+    ),
+    "inpaint": Entry(
+        "warmstart.families.coding",
+        "Inpaint",
+        "sparse codes of patches with half their pixels missing; the patch changes",
+    ),
 }
 """The built-in families; a module is imported when its family is asked for."""
 

@@ -35,6 +35,11 @@ class Regressor(Protocol):
         ...
 
 
+def layers(regressor: Any) -> int:
+    """How many of its layers are iterations of a solver in all but name; they count as steps of refinement."""
+    return getattr(regressor, "layers", 0)
+
+
 def arrays(regressor: Any) -> dict[str, np.ndarray]:
     """The arrays of a predictor by field name."""
     return {f.name: getattr(regressor, f.name) for f in fields(regressor) if f.init}

@@ -5,10 +5,26 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+from numba import boolean, float64, int64, njit
 
-from warmstart.refine.kernels import FAST, SINGULAR, _add, _dot, _factorise, _grow, _remove, _triangular_solve
+from warmstart.refine.kernels import (
+    FAST,
+    GIVEN,
+    INDICES,
+    KEPT,
+    POSITIONS,
+    ROWS,
+    SINGULAR,
+    _add,
+    _dot,
+    _factorise,
+    _grow,
+    _remove,
+    _triangular_solve,
+    locate,
+)
 
+KEPT_ROWS = float64[:, ::1]
 SHARE = 0.5  # of the largest violation, from which on atoms enter
 
 
@@ -91,7 +107,7 @@ def _gap(b, c, norm, weight, positive, order, values, k):
 
 @njit(cache=True, fastmath=FAST)
 def _enter(gram, c, weight, positive, one, order, sign, values, k, L):
-    """Atoms that violate the most come in, the most violating alone where `one` is set; the set's size, whether any did.
+    """Atoms that violate the most come in, or `one` alone; the set's size, whether any did, and the factor.
 
     A most violating one that depends on the set comes in for the member that it drives to zero first.
     """
@@ -204,3 +220,88 @@ def settle(gram, b, norm, weight, positive, hint, cap, tol, x, c):
     for a in range(k):
         x[order[a]] = values[a]
     return steps if done else -1 - steps
+
+
+@njit(cache=True, fastmath=FAST)
+def certify(rows, s, weight, ridge, positive, x):
+    """Duality gap and objective value of a code x (n,) by the dictionary itself, whose atoms are `rows` (n, m)."""
+    r = s.copy()
+    size = product = length = top = 0.0
+    for i in range(len(x)):
+        if x[i] != 0:
+            _add(r, rows[i], -x[i])
+            size += ridge * x[i] * x[i]
+            length += abs(x[i])
+    size += _dot(r, r)
+    c = np.dot(rows, r)
+    for i in range(len(x)):
+        left = c[i] - ridge * x[i]
+        product += left * x[i]
+        left = left if positive else abs(left)
+        top = left if left > top else top
+    scale = max(1 + product / size, 0.0) if size > 0 else 1.0
+    if top * scale > weight:
+        scale = weight / top
+    gap, value = (1 - scale) ** 2 * size / 2, size / 2 + weight * length
+    for i in range(len(x)):
+        if x[i] != 0:
+            gap += weight * abs(x[i]) - scale * x[i] * (c[i] - ridge * x[i])
+    return gap, value
+
+
+@njit(
+    (
+        GIVEN, float64, KEPT, KEPT_ROWS, POSITIONS, GIVEN, GIVEN, KEPT, POSITIONS, POSITIONS, ROWS, GIVEN, GIVEN, KEPT,
+        KEPT,
+    ),
+    cache=True,
+    fastmath=FAST,
+)  # fmt: skip
+def arrive(
+    signal, weight, data, rows, first, mean, scale, template, varying, source, basis, spread, limits, here, b
+):  # fmt: skip
+    """Check and copy a signal and its weight into data (m + 1,), locate the context (d,) into here, D's into b.
+
+    Returns what stands in the way, or 0, and the score.
+    """
+    m = len(data) - 1
+    if len(signal) != m or not (0.0 < weight < np.inf):
+        return -1, 0.0
+    sound = True
+    for i in range(m):
+        data[i] = signal[i]
+        sound &= abs(data[i]) < np.inf
+    data[m] = weight
+    if not sound:
+        return -1, 0.0
+    same, score = locate(data, first, mean, scale, template, varying, source, basis, spread, limits, here)
+    if not same:
+        return -2, score
+    if not score <= 1.0:
+        return -3, score
+    b[:] = np.dot(rows, data[:m])
+    return 0, score
+
+
+@njit((KEPT, KEPT_ROWS, KEPT_ROWS, float64, boolean, KEPT, GIVEN, int64, float64, KEPT), cache=True, fastmath=FAST)
+def finish(data, gram, rows, ridge, positive, b, hint, cap, tol, x):
+    """The code x (n,) of what `arrive` left: solves, negative where unsettled, its gap, value, and the zero code's."""
+    s, weight = data[:-1], data[-1]
+    norm = _dot(s, s)
+    steps = settle(gram, b, norm, weight, positive, hint, cap, tol, x, np.empty(len(x)))
+    if steps < 0:
+        return steps, 0.0, 0.0, 0.0
+    gap, value = certify(rows, s, weight, ridge, positive, x)
+    return steps, gap, value, norm / 2
+
+
+@njit(
+    (KEPT_ROWS, GIVEN, GIVEN, boolean, KEPT_ROWS, KEPT_ROWS, int64, float64, KEPT_ROWS, INDICES),
+    cache=True,
+    fastmath=FAST,
+)
+def settle_all(gram, norms, weights, positive, B, hints, cap, tol, X, steps):
+    """`settle` for many signals: B (N, n) their products D's, hints (N, n) or (N, 0); codes X (N, n), steps (N,)."""
+    c = np.empty(B.shape[1])
+    for k in range(len(B)):
+        steps[k] = settle(gram, B[k], norms[k], weights[k], positive, hints[k], cap, tol, X[k], c)
