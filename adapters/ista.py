@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from math import inf
 from time import perf_counter
 from typing import Any
@@ -76,7 +77,6 @@ class Descent:
         self._solve: Any = _cd_fast.enet_coordinate_descent_gram
         self._atoms, self._products, self._signal, self._weight = atoms, products, signal, weight
         self.x, self._aim = np.array(x), aim
-        self._random = np.random.RandomState(0)  # what it takes; it draws nothing
 
     def advance(self, check: int, limit: int, tol: float) -> int:
         """Sweep to a share of the tolerance that is smaller every time, `limit` times at most; the most sweeps."""
@@ -95,13 +95,19 @@ class Descent:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it has not converged: whether it has is for us to say
             found = self._solve(
-                x, self._weight, 0.0, atoms.gram, products, signal, limit, tol, self._random, False, atoms.nonnegative
+                x, self._weight, 0.0, atoms.gram, products, signal, limit, tol, _random(), False, atoms.nonnegative
             )  # fmt: skip
         return max(int(found[3]), 1)
 
     def keep(self, columns: np.ndarray) -> None:
         """Go on with some columns alone."""
         self.x, self._products, self._signal = self.x[:, columns], self._products[:, columns], self._signal[:, columns]
+
+
+@cache
+def _random() -> np.random.RandomState:
+    """What scikit-learn's function takes; it draws one number, and makes nothing of it."""
+    return np.random.RandomState(0)
 
 
 def shrink(values: np.ndarray, threshold: float, nonnegative: bool) -> np.ndarray:

@@ -154,6 +154,20 @@ class BoundContext:
             return located, out_of_range(score)
         return located, ""
 
+    def locate_all(self, flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The standardised contexts (N, d) of flat data vectors (N, k), and which of them may be used (N,)."""
+        context = self.context
+        raw = flat[:, context.first]
+        expected = np.tile(self._template, (len(flat), 1))
+        expected[:, context.varying] = raw[:, context.source]
+        located = context.standardise(raw)
+        along = located @ context.basis.T
+        k, d = context.basis.shape
+        inside = np.sqrt(((along / context.spread) ** 2).mean(axis=1)) / context.limits[0]
+        left = np.maximum((located**2).sum(axis=1) - (along**2).sum(axis=1), 0.0)
+        outside = np.sqrt(left / (d - k)) / context.limits[1] if d > k else np.zeros(len(flat))
+        return located, (flat == expected).all(axis=1) & (np.maximum(inside, outside) <= 1) & self._same
+
     def values(self, problem: Problem) -> np.ndarray:
         """The standardised context (d,) alone."""
         values = problem.fields

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from warmstart.errors import ProblemError
+from warmstart.fast import kernels
 from warmstart.vectors import as_float
 
 FLOAT = np.dtype(np.float64)
+TINY = 1e-300
 
 
 class Atoms:
@@ -116,6 +118,11 @@ class Lasso:
         """How many signals a batch has; None for a single one."""
         return self.signal.shape[1] if self.signal.ndim == 2 else None
 
+    @property
+    def single(self) -> Lasso:
+        """The problem itself, or that of a batch's first column."""
+        return self if self.batch is None else self.column(0)
+
     def column(self, k: int) -> Lasso:
         """The problem of one signal of a batch."""
         signal = np.ascontiguousarray(self.signal[:, k])
@@ -164,13 +171,17 @@ class Gap(NamedTuple):
     zero: float
 
 
-def gaps(atoms: Atoms, signal: np.ndarray, weight: float, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def gaps(atoms: Atoms, signal: np.ndarray, weight: float, x: np.ndarray) -> tuple[Any, Any]:
     """Duality gaps and objective values, () or (B,), of codes x (n,) or (n, B); infinite where x is not allowed.
 
     The dual point is the residual r = s - D x (of the elastic net's larger least squares problem), scaled by the best
     a >= 0 that makes it feasible: |a (D'r - ridge x)| <= weight. The gap is then a sum of terms that are not negative,
     (1 - a)^2 |r|^2 / 2 + sum of (weight |x_i| - a x_i (D'r - ridge x)_i): nothing cancels between large numbers.
     """
+    fast = kernels("refine.support_kernels") if x.ndim == 1 else None
+    if fast is not None:
+        gap, value = fast.certify(atoms.transposed, signal, weight, atoms.ridge, atoms.nonnegative, x)
+        return np.float64(gap), np.float64(value)
     with np.errstate(all="ignore"):
         r = signal - atoms.matrix @ x
         correlation = atoms.matrix.T @ r - atoms.ridge * x
@@ -191,14 +202,13 @@ def gaps(atoms: Atoms, signal: np.ndarray, weight: float, x: np.ndarray) -> tupl
 def measure(problem: Lasso, x: np.ndarray) -> Gap:
     """The Gap of codes x (n,) or (n, B)."""
     gap, value = gaps(problem.atoms, problem.signal, problem.weight, x)
+    if problem.batch is None:
+        return Gap(float(gap), float(value), float(problem.signal @ problem.signal) / 2)
     with np.errstate(over="ignore"):
         zero = (problem.signal**2).sum(axis=0) / 2
-    if gap.ndim:
-        with np.errstate(all="ignore"):
-            worst = int(np.nan_to_num(gap / value, nan=0.0, posinf=np.inf).argmax())
-            worst = int(gap.argmax()) if gap.max() == np.inf else worst
-        return Gap(float(gap[worst]), float(value[worst]), float(zero[worst]))
-    return Gap(float(gap), float(value), float(zero))
+    with np.errstate(all="ignore"):
+        worst = int(np.where(gap < np.inf, gap / np.maximum(value, TINY), np.inf).argmax())
+    return Gap(float(gap[worst]), float(value[worst]), float(zero[worst]))
 
 
 def _matrix(value: Any) -> np.ndarray:

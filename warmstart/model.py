@@ -79,6 +79,7 @@ class Model:
         """The Plan of a Solver opened on `problem`. Raises StructureError where the model is for other problems."""
         if adapter.name != self.card["solver"]:
             raise StructureError(f"this model was trained for {self.card['solver']}, not for {adapter.name}")
+        problem = getattr(problem, "single", problem)  # what is one of a batch: models are for these
         pipeline, bound = self.pipeline(tol), self.context.bind(problem)
         if self.shift and not self.shift.fits(adapter.slots(problem)):
             raise StructureError(f"the model's shift is for iterates of {self.shift.size} values, which this has not")

@@ -64,7 +64,7 @@ class Solver:
         if self.plan.parameters or self.plan.propose or self.plan.engine:
             self._workspace = self.adapter.open(problem, self.plan.parameters)
         if self.plan.express:
-            self.plan.express.warm_up(problem, self.tol)
+            self.plan.express.warm_up(getattr(problem, "single", problem), self.tol)
 
     def solve(self, problem: Problem | None = None, **changes: Any) -> Result:
         """The Result of `problem`, or of the Solver's current one with some fields changed (q=..., l=..., u=...)."""
@@ -80,7 +80,12 @@ class Solver:
             problem = self.problem.replace(**changes) if changes else self.problem
         elif changes:
             raise ProblemError(f"pass a problem or changed fields ({', '.join(changes)}), not both")
-        return self._finish(self._admitted(problem), clock)
+        problem = self._admitted(problem)
+        if self.plan.admit and getattr(problem, "batch", None) is not None:
+            from warmstart.columns import solve_batch_problem
+
+            return solve_batch_problem(self, problem)
+        return self._finish(problem, clock)
 
     def _admitted(self, problem: Any) -> Any:
         """The problem, sharing what it can with the Solver's. Raises ProblemError, StructureError for a foreign one."""
@@ -108,12 +113,16 @@ class Solver:
     def solve_batch(self, problems: Iterable[Problem]) -> list[Result]:
         """The Results of many problems, in order, on one workspace.
 
-        Where the solver runs on an accelerator, they are solved in one call of it, each from its own start, independent
-        of the others; a Result's seconds then hold its share of that call.
+        Where the solver runs on an accelerator, or the refinement takes many at once, they are solved in one call
+        of it, each from its own start, independent of the others; a Result's seconds then hold its share of that call.
         """
         from warmstart.batch import solve_together, suits
+        from warmstart.columns import solve_list, takes_together
 
-        return solve_together(self, list(problems)) if suits(self) else [self.solve(problem) for problem in problems]
+        problems = list(problems)
+        if takes_together(self, problems):
+            return solve_list(self, problems)
+        return solve_together(self, problems) if suits(self) else [self.solve(problem) for problem in problems]
 
     def _express(self, express: Express, problem: Any, changes: Mapping[str, Any], clock: Clock) -> Result | Any | None:
         """The Result of an undisturbed solve; what the call found in the way; None where the flow has to look at it."""

@@ -40,6 +40,11 @@ def layers(regressor: Any) -> int:
     return getattr(regressor, "layers", 0)
 
 
+def many(regressor: Any, contexts: np.ndarray) -> np.ndarray:
+    """(N, n_out) The outputs for contexts (N, d), in one product where the predictor can."""
+    return regressor.many(contexts) if hasattr(regressor, "many") else np.array([regressor(c) for c in contexts])
+
+
 def arrays(regressor: Any) -> dict[str, np.ndarray]:
     """The arrays of a predictor by field name."""
     return {f.name: getattr(regressor, f.name) for f in fields(regressor) if f.init}

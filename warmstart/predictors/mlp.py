@@ -45,3 +45,11 @@ class MLP:
         h = np.maximum(self.weights2 @ h + self.bias2, 0)
         linear = c if self.into is None else self.into @ c
         return self.offset + self.out @ np.concatenate((linear, self.weights3 @ h + self.bias3))
+
+    def many(self, contexts: np.ndarray) -> np.ndarray:
+        """The flat iterates (N, n_out) for standardised contexts (N, d)."""
+        c = contexts.astype(np.float32)
+        h = np.maximum(c @ self.weights1.T + self.bias1, 0)
+        h = np.maximum(h @ self.weights2.T + self.bias2, 0)
+        linear = c if self.into is None else c @ self.into.T
+        return self.offset + np.hstack((linear, h @ self.weights3.T + self.bias3)) @ self.out.T

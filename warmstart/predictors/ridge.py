@@ -18,3 +18,7 @@ class Ridge:
     def __call__(self, context: np.ndarray) -> np.ndarray:
         """The flat iterate (n_out,) for a standardised context (d,)."""
         return self.offset + self.decode @ (self.encode @ context)
+
+    def many(self, contexts: np.ndarray) -> np.ndarray:
+        """The flat iterates (N, n_out) for standardised contexts (N, d)."""
+        return self.offset + (contexts @ self.encode.T) @ self.decode.T

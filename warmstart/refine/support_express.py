@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,12 +17,22 @@ from warmstart.fast import kernels
 from warmstart.guard import unsettled
 from warmstart.lasso import Gap, Lasso
 from warmstart.plan import Arrival
-from warmstart.predictors import layers
+from warmstart.predictors import layers, many
 from warmstart.refine.support import ACCEPTED, CAP, Support
 
 LIGHT = {"signal", "weight"}
 NO_HINT = np.zeros(0)
+BLOCK = 1024  # signals of which all is kept in the processor's caches
 OUT_OF_RANGE = -3  # what the kernel says where the flow need not look again
+
+
+class Together(NamedTuple):
+    """Codes (N, n), steps (N,), the numbers (N, 3) of their Gaps, and which of them meet the tolerance (N,)."""
+
+    codes: np.ndarray
+    steps: np.ndarray
+    measured: np.ndarray
+    met: np.ndarray
 
 
 class SupportExpress:
@@ -41,7 +51,7 @@ class SupportExpress:
     ) -> None:
         context, atoms = bound.context, problem.atoms
         self._fast, self._atoms, self._regressor, self._reach = fast, atoms, regressor, reach
-        self._layers = layers(regressor)
+        self._bound, self._layers = bound, layers(regressor)
         self._context = (
             context.first, context.mean, context.scale, bound.template.copy(), context.varying, context.source,
             context.basis, context.spread, context.limits,
@@ -83,6 +93,27 @@ class SupportExpress:
         if self._reach > 0:
             self._previous = np.sign(x)
         return Arrival(problem, {"x": x}, spent + steps, Gap(*measured), "")
+
+    def together(self, signals: np.ndarray, weights: np.ndarray, tol: float) -> Together:
+        """The codes of checked signals (N, m) with their weights (N,), each as by itself, predicted at once.
+
+        Contexts out of range, and steps that do not settle, have no code.
+        """
+        count, atoms = len(signals), self._atoms
+        X, steps, measured = np.empty((count, atoms.n)), np.empty(count, dtype=np.int64), np.zeros((count, 3))
+        for k in range(0, count, BLOCK):
+            part = slice(k, min(k + BLOCK, count))
+            located, inside = self._bound.locate_all(np.column_stack([signals[part], weights[part]]))
+            hints = np.zeros((len(located), 0))
+            if self._regressor is not None:
+                hints = np.ascontiguousarray(many(self._regressor, located), dtype=np.float64)
+            self._fast.settle_all(
+                signals[part], *self._constants[:2], weights[part], *self._constants[2:], signals[part] @ atoms.matrix,
+                hints, CAP, ACCEPTED * tol, X[part], steps[part], measured[part],
+            )  # fmt: skip
+            steps[part][~inside] = -1
+        met = (steps >= 0) & (measured[:, 0] <= tol * measured[:, 1])
+        return Together(X, steps + self._layers, measured, met)
 
     def _hint(self, here: np.ndarray) -> tuple[np.ndarray, int]:
         """What the steps begin with at a context (d,), and the layers that it took."""

@@ -222,13 +222,15 @@ def settle(gram, b, norm, weight, positive, hint, cap, tol, x, c):
     return steps if done else -1 - steps
 
 
-@njit(cache=True, fastmath=FAST)
+@njit((KEPT_ROWS, GIVEN, float64, float64, boolean, GIVEN), cache=True, fastmath=FAST)
 def certify(rows, s, weight, ridge, positive, x):
     """Duality gap and objective value of a code x (n,) by the dictionary itself, whose atoms are `rows` (n, m)."""
     r = s.copy()
     size = product = length = top = 0.0
+    allowed = True
     for i in range(len(x)):
         if x[i] != 0:
+            allowed &= (x[i] > 0) | (not positive)
             _add(r, rows[i], -x[i])
             size += ridge * x[i] * x[i]
             length += abs(x[i])
@@ -246,6 +248,8 @@ def certify(rows, s, weight, ridge, positive, x):
     for i in range(len(x)):
         if x[i] != 0:
             gap += weight * abs(x[i]) - scale * x[i] * (c[i] - ridge * x[i])
+    if not allowed or not gap + value < np.inf:
+        return np.inf, np.inf
     return gap, value
 
 
@@ -296,12 +300,23 @@ def finish(data, gram, rows, ridge, positive, b, hint, cap, tol, x):
 
 
 @njit(
-    (KEPT_ROWS, GIVEN, GIVEN, boolean, KEPT_ROWS, KEPT_ROWS, int64, float64, KEPT_ROWS, INDICES),
+    (
+        ROWS, KEPT_ROWS, KEPT_ROWS, GIVEN, float64, boolean, KEPT_ROWS, KEPT_ROWS, int64, float64, KEPT_ROWS, INDICES,
+        KEPT_ROWS,
+    ),
     cache=True,
     fastmath=FAST,
-)
-def settle_all(gram, norms, weights, positive, B, hints, cap, tol, X, steps):
-    """`settle` for many signals: B (N, n) their products D's, hints (N, n) or (N, 0); codes X (N, n), steps (N,)."""
+)  # fmt: skip
+def settle_all(signals, gram, rows, weights, ridge, positive, B, hints, cap, tol, X, steps, measured):
+    """`finish` for many signals (N, m): B (N, n) their products D's, hints (N, n) or (N, 0).
+
+    Codes X (N, n), solves (N,), negative where unsettled, and measured (N, 3).
+    """
     c = np.empty(B.shape[1])
     for k in range(len(B)):
-        steps[k] = settle(gram, B[k], norms[k], weights[k], positive, hints[k], cap, tol, X[k], c)
+        s = signals[k]
+        norm = _dot(s, s)
+        steps[k] = settle(gram, B[k], norm, weights[k], positive, hints[k], cap, tol, X[k], c)
+        if steps[k] >= 0:
+            measured[k, 0], measured[k, 1] = certify(rows, s, weights[k], ridge, positive, X[k])
+            measured[k, 2] = norm / 2
