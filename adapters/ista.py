@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from math import inf
 from time import perf_counter
 from typing import Any
@@ -218,6 +218,18 @@ class IstaAdapter:
 
     def losses(self, problem: Lasso, context: Context) -> Mapping[str, Callable[..., Any]]:
         return {}
+
+    def encoders(self, problem: Lasso, context: Context) -> Mapping[str, Callable[..., Any]]:
+        """LISTA, where signals alone vary and codes have either sign."""
+        atoms, signal = problem.atoms, np.arange(problem.atoms.m)
+        if problem.nonnegative or context.names[0] != "signal" or not np.array_equal(context.first, signal):
+            return {}
+        from warmstart.training.lista import fit_lista
+
+        return {"lista": partial(fit_lista, atoms, problem.weight, context.mean, context.scale)}
+
+    def steps(self, problem: Lasso, context: Context, parameters: Parameters) -> None:
+        return None
 
     def mirrored(self, problem: Lasso, iterate: Iterate) -> None:
         return None

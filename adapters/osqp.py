@@ -216,6 +216,9 @@ class OsqpAdapter:
 
         return OsqpMap.open(problem, parameters) if OsqpMap.covers(problem, context) else None
 
+    def encoders(self, problem: QP, context: Context) -> dict[str, Callable[..., Any]]:
+        return {}
+
     def mirrored(self, problem: QP, iterate: Iterate) -> None:
         return None
 

@@ -192,6 +192,9 @@ class ScsAdapter:
 
         return ScsMap.open(problem, parameters) if ScsMap.covers(problem, context) else None
 
+    def encoders(self, problem: ConeProgram, context: Context) -> dict[str, Callable[..., Any]]:
+        return {}
+
     def mirrored(self, problem: ConeProgram, iterate: Iterate) -> None:
         return None
 

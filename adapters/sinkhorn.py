@@ -155,6 +155,9 @@ class SinkhornAdapter:
     def steps(self, problem: Transport, context: Context, parameters: Parameters) -> None:
         return None
 
+    def encoders(self, problem: Transport, context: Context) -> dict[str, Callable[..., Any]]:
+        return {}
+
     def mirrored(self, problem: Transport, iterate: Iterate) -> tuple[Transport, Iterate] | None:
         """The measures swapped, where both live in one space."""
         if problem.ground.kind != "grid":

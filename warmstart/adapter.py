@@ -38,12 +38,14 @@ class Start:
     """Where the solver begins and how it moves: its full iterate and its parameters for this problem.
 
     An empty iterate means the solver's own cold iterate; parameters that are not named keep their values. `hint` is
-    what the adapter's refinement begins with, where a predictor gives that instead of an iterate.
+    what the adapter's refinement begins with, where a predictor gives that instead of an iterate; `layers` of the
+    predictor are a solver's iterations in all but name, and count as steps of the refinement.
     """
 
     iterate: Iterate = field(default_factory=dict)
     parameters: Parameters = field(default_factory=dict)
     hint: np.ndarray | None = None
+    layers: int = 0
 
 
 class Outcome(NamedTuple):
@@ -208,6 +210,10 @@ class Adapter(Protocol):
 
         A `warmstart.training.unrolled.objectives.SolverMap`, for training through it; None where there is none.
         """
+        ...
+
+    def encoders(self, problem: Any, context: Any) -> Mapping[str, Callable[..., Any]]:
+        """Predictors of hints that only this solver has, by name: functions that fit one to data with a seed."""
         ...
 
     def mirrored(self, problem: Any, iterate: Iterate) -> tuple[Any, Iterate] | None:

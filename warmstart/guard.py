@@ -58,7 +58,7 @@ def _conform_hint(start: Start) -> tuple[Start | None, str]:
     hint = _as_float(start.hint)
     if hint is None or not _finite(hint):
         return None, "the hint of the start is not an array of finite numbers"
-    return Start(start.iterate, start.parameters, hint), ""
+    return Start(start.iterate, start.parameters, hint, start.layers), ""
 
 
 def _finite(values: np.ndarray) -> bool:

@@ -149,7 +149,7 @@ class Proposer:
             return (NOTHING, "") if self._engine else (None, TUNED_ONLY)
         output = self._regressor(context)
         if self._engine:
-            return Start(hint=output), ""
+            return Start(hint=output, layers=predictors.layers(self._regressor)), ""
         return Start(self._adapter.decode(problem, output), pipeline.parameters), ""
 
     def _step(self, context: np.ndarray, last: np.ndarray) -> float:

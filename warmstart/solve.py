@@ -211,6 +211,7 @@ class Solver:
         """The refined start, the steps, and its residuals; where they did not settle, the given start, if any."""
         hint = NO_HINT if start is None or start.hint is None else start.hint
         iterate, steps, measured = engine.solve(problem, hint, self.tol)
+        steps += start.layers if start else 0
         residual = None if measured is None else self.adapter.grade(measured, self.tol)
         clock.lap("refine")
         if residual is not None:

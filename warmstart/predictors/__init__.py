@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from warmstart.predictors.constant import Constant
+from warmstart.predictors.lista import Lista
 from warmstart.predictors.mlp import MLP
 from warmstart.predictors.nearest import Nearest
 from warmstart.predictors.network import Network
@@ -23,6 +24,7 @@ KINDS: dict[str, type] = {
     "ridge": Ridge,
     "mlp": MLP,
     "network": Network,
+    "lista": Lista,
     "votes": Votes,
 }
 

@@ -21,7 +21,9 @@ EDGE = 0.5  # of a hint, beyond which an atom is in the set
 FAR = 2.5  # a hint's largest entry: further out is no surer
 ACCEPTED = 0.9  # of the tolerance
 SINGULAR = 1e-11  # a pivot below this share of its diagonal entry: the atom depends on those before it
-SHARE = 0.5  # of the largest violation, from which on atoms enter
+SHARE = (
+    0.65  # of the largest violation, from which on atoms enter; all that violate, where they are fewer than the members
+)
 NEGLIGIBLE = 1e-12  # a member does not move where another comes in
 
 Refined = tuple[dict[str, np.ndarray], int, Gap | None]
@@ -158,7 +160,9 @@ class Steps:
         at = int(size.argmax())
         if not size[at] > self._weight:
             return False
-        edge, before = self._weight + SHARE * (size[at] - self._weight), len(self._order)
+        before = len(self._order)
+        few = int((size > self._weight).sum()) <= before
+        edge = self._weight if few else self._weight + SHARE * (size[at] - self._weight)
         for i in np.flatnonzero((size > edge) & (not one) | (np.arange(len(c)) == at)):
             if self._append(int(i)):
                 self._sign[i] = np.sign(c[i])

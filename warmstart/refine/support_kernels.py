@@ -25,7 +25,9 @@ from warmstart.refine.kernels import (
 )
 
 KEPT_ROWS = float64[:, ::1]
-SHARE = 0.5  # of the largest violation, from which on atoms enter
+SHARE = (
+    0.65  # of the largest violation, from which on atoms enter; all that violate, where they are fewer than the members
+)
 
 
 @njit(cache=True, fastmath=FAST)
@@ -118,7 +120,11 @@ def _enter(gram, c, weight, positive, one, order, sign, values, k, L):
             top, at = size, i
     if at < 0:
         return k, False, L
-    edge = weight + SHARE * (top - weight)
+    violating = 0
+    for i in range(len(c)):
+        size = c[i] if positive else abs(c[i])
+        violating += (sign[i] == 0) & (size > weight)
+    edge = weight if violating <= k else weight + SHARE * (top - weight)
     before = k
     for i in range(len(c)):
         size = c[i] if positive else abs(c[i])
@@ -320,3 +326,36 @@ def settle_all(signals, gram, rows, weights, ridge, positive, B, hints, cap, tol
         if steps[k] >= 0:
             measured[k, 0], measured[k, 1] = certify(rows, s, weights[k], ridge, positive, X[k])
             measured[k, 2] = norm / 2
+
+
+@njit(cache=True, fastmath=FAST)
+def _left(signal, atoms, y):
+    """s - D y."""
+    r = signal.copy()
+    for i in range(len(y)):
+        if y[i] != 0:
+            _add(r, atoms[i], -y[i])
+    return r
+
+
+@njit(cache=True, fastmath=FAST)
+def lista(signal, atoms, weights, thresholds, gains, momenta, own, head):
+    """The output (n,) of `warmstart.predictors.lista`, in float32 until the end."""
+    n = len(atoms)
+    z, y, before = np.zeros(n, np.float32), np.zeros(n, np.float32), np.zeros(n, np.float32)
+    for k in range(len(gains)):
+        if k > 1:
+            for i in range(n):
+                y[i] = z[i] + momenta[k] * (z[i] - before[i])
+        else:
+            y[:] = z
+        u = np.dot(weights, _left(signal, atoms, y))
+        before[:] = z
+        for i in range(n):
+            v, t = y[i] + gains[k] * u[i], thresholds[k, i]
+            z[i] = v - min(max(v, -t), t)
+    u = np.dot(head, _left(signal, atoms, z))
+    out = np.empty(n)
+    for i in range(n):
+        out[i] = own[i] * z[i] + u[i]
+    return out

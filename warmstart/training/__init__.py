@@ -76,7 +76,8 @@ def train(
     adapter = seam.load(solver or source.solver or seam.default_solver(problems.train[0]))
     context = find(problems.train, problems.calibration + problems.trajectory)
     losses = adapter.losses(problems.train[0], context)
-    names = _predictor_names(predictor, list(fitters(losses)))
+    encoders = adapter.encoders(problems.train[0], context)
+    names = _predictor_names(predictor, [*fitters(losses), *encoders])
     sample = _solvable(adapter, problems.train)
     tuned = {t: _tune(adapter, sample, t, report) for t in tols}
     card = _card(source, adapter, tols, samples, seed, predictor)
@@ -89,10 +90,10 @@ def train(
         solved = [problems.train[row] for row in labels.rows]
         slots = adapter.slots(solved[0])
         iterates = [split(output, slots) for output in labels.outputs]
-        data = _data(adapter, solved, context, iterates, losses)
+        data = replace(_data(adapter, solved, context, iterates, losses), encoders=encoders)
         if any(name.startswith("unrolled-") for name in names):
             data = _with_steps(adapter, solved[0], context, counted, data)
-        regressors = _fit(names, data, seed, report)
+        regressors = _fit([name for name in names if name not in encoders], data, seed, report)
         screen = _fit_hints(names, adapter, solved, iterates, context, data, seed, regressors)
     shift = _shift(source, adapter, problems.trajectory, context)
     model = Model(card, context, adapter.code(problems.train[0]), regressors, {}, screen, shift=shift)
@@ -293,8 +294,8 @@ def _fit_hints(
     if engine is None or screen is None:
         return None
     targets = engine.targets(problems, iterates)
-    hints = Data(data.contexts, targets, {"hint": targets.shape[1:]})
-    for name in hint_names(names, engine.discrete):
+    hints = Data(data.contexts, targets, {"hint": targets.shape[1:]}, encoders=data.encoders)
+    for name in [*hint_names(names, engine.discrete), *(name for name in names if name in data.encoders)]:
         regressors[f"hint-{name}"] = fit_hint(name, hints, engine.discrete, seed, engine.doubt)
         if engine.tail:
             part = Data(data.contexts, targets[:, -engine.tail :], {"hint": (engine.tail,)})

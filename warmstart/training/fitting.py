@@ -198,6 +198,8 @@ def fit_hint(
     `doubt` says what an engine wants to know of the errors (N, k) of real numbers, which become constant outputs: they
     are measured on problems that a first predictor was not fitted to.
     """
+    if name in data.encoders:
+        return data.encoders[name](data, seed)
     if discrete and name in ("nearest", "votes"):
         return fit_nearest_set(data, seed) if name == "nearest" else fit_votes(data, seed)
     if name == "mlp" and _few_inputs(data):

@@ -37,8 +37,9 @@ UNROLLED: dict[str, tuple[str, int]] = {
 class Data:
     """Standardised contexts (N, d) and codes of solutions (N, n_out) of a family, with the parts of a code.
 
-    `losses` are the adapter's own, of codes in their own units, `unrolled` those through its solver's steps. A context
-    has as many `blocks` of one kind: two where measures on the same space are mirrored.
+    `losses` are the adapter's own, of codes in their own units, `unrolled` those through its solver's steps, `encoders`
+    its own predictors of hints. A context has as many `blocks` of one kind: two where measures on the same space are
+    mirrored.
     """
 
     contexts: np.ndarray
@@ -47,3 +48,4 @@ class Data:
     losses: Mapping[str, Loss] = field(default_factory=dict)
     unrolled: Mapping[str, Loss] = field(default_factory=dict)
     blocks: int = 1
+    encoders: Mapping[str, Any] = field(default_factory=dict)
