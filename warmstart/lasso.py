@@ -180,6 +180,7 @@ def gaps(atoms: Atoms, signal: np.ndarray, weight: float, x: np.ndarray) -> tupl
     """
     fast = kernels("refine.support_kernels") if x.ndim == 1 else None
     if fast is not None:
+        x = np.ascontiguousarray(x, dtype=np.float64)
         gap, value = fast.certify(atoms.transposed, signal, weight, atoms.ridge, atoms.nonnegative, x)
         return np.float64(gap), np.float64(value)
     with np.errstate(all="ignore"):
