@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from warmstart import Lasso, Solver, Status
 from warmstart.errors import FamilyError, ProblemError, StructureError
-from warmstart.families import family
+from warmstart.families import family, read_problems, write_problems
 from warmstart.families.coding import BANDS, atoms, band, photographs
 from warmstart.fast import kernels, without
 from warmstart.model import Model
@@ -25,7 +26,7 @@ NAMES = ("patches", "sparse-synthetic", "inpaint")
 
 @pytest.mark.parametrize("name", NAMES)
 def test_families_are_seeded_and_their_codes_sparse(name: str) -> None:
-    source = family(name)
+    source: Any = family(name)
     for split in ("train", "validation", "test"):
         first, again = ([p.signal for p in source.sample(5, 3, split)] for _ in range(2))
         np.testing.assert_array_equal(first, again)
@@ -104,6 +105,20 @@ def test_lists_and_batches_are_solved_together_each_as_by_itself() -> None:
     kept = Solver(problems[0], model, tol=TOL)
     assert kept.solve(signal=batch.signal).x.shape == result.x.shape
     assert kept.solve(signal=problems[1].signal).x.shape == (40,)
+
+
+@pytest.mark.parametrize("options", [{}, {"ridge": 0.2, "nonnegative": True}])
+def test_problems_in_files(tmp_path: Path, options: dict[str, Any]) -> None:
+    rng = np.random.default_rng(0)
+    head = Lasso(rng.standard_normal((5, 8)), rng.standard_normal(5), 0.3, **options)
+    problems = [head, head.replace(signal=np.ones(5)), head.replace(weight=0.7)]
+    write_problems(tmp_path / "problems.npz", problems)
+    read: Any = read_problems(tmp_path / "problems.npz")
+    for one, other in zip(problems, read, strict=True):
+        assert one.structure == other.structure
+        assert all(np.array_equal(values, other.fields[name]) for name, values in one.fields.items())
+    with pytest.raises(FamilyError, match="written as its columns"):
+        write_problems(tmp_path / "batch.npz", [head.replace(signal=np.ones((5, 2)))])
 
 
 def test_the_express_call_leaves_to_the_flow_what_is_out_of_the_ordinary() -> None:

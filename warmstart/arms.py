@@ -12,6 +12,7 @@ import numpy as np
 from warmstart.adapter import Adapter, Iterate, Parameters, Start, often
 from warmstart.cone_program import ConeProgram
 from warmstart.errors import MissingExtraError, ProblemError
+from warmstart.lasso import Lasso
 from warmstart.model import Model
 from warmstart.plan import Plan, Proposal, previous_start
 from warmstart.predictors import Nearest, Network
@@ -245,6 +246,13 @@ def build_others(setting: Setting) -> tuple[dict[str, Arm], dict[str, str]]:
             arms["other:clarabel"] = partial(_other, conic(head, setting.tol))
         except (ProblemError, MissingExtraError) as error:
             skipped["clarabel"] = str(error)
+    if setting.adapter.problem is Lasso:
+        from warmstart.peers.sparse import sparse_encode
+
+        try:
+            arms["other:sparse_encode"] = partial(_other, sparse_encode(head, setting.tol))
+        except ProblemError as error:
+            skipped["sparse_encode"] = str(error)
     if setting.adapter.problem is not QP:
         return arms, skipped
     from warmstart.peers import available, peer

@@ -15,6 +15,7 @@ import scipy.sparse as sp
 from warmstart.cone_program import ConeProgram
 from warmstart.cones import KEYS
 from warmstart.errors import FamilyError, ProblemError
+from warmstart.lasso import Lasso
 from warmstart.problem import QP, Problem
 from warmstart.transport import Grid, PointCloud, Transport
 
@@ -34,6 +35,7 @@ LAYOUTS = {
     "QP": Layout(QP, ("P", "A"), {"q": 1, "l": 1, "u": 1}),
     "ConeProgram": Layout(ConeProgram, ("P", "A"), {"c": 1, "b": 1}),
     "Transport": Layout(Transport, (), {"a": 1, "b": 1, "epsilon": 0}),
+    "Lasso": Layout(Lasso, (), {"signal": 1, "weight": 0, "dictionary": 2, "ridge": 0}),
 }
 """The accepted values of a file's `kind`."""
 
@@ -43,7 +45,7 @@ def write_problems(path: str | Path, problems: Sequence[Problem]) -> None:
 
     A matrix M is stored in compressed columns: M_data, M_indices, M_indptr, M_shape. One problem has no leading axes.
     A ground cost is stored as `cost`; `x`, `y` and the name `ground`; or the axes of a grid, `axis0` and so on. Cones
-    are stored by SCS's keys, `cones_z` and so on, without those that there are none of.
+    are stored by SCS's keys, `cones_z` and so on, without those that there are none of; `nonnegative` of a lasso.
     """
     if not problems:
         raise FamilyError("no problems to write")
@@ -51,6 +53,8 @@ def write_problems(path: str | Path, problems: Sequence[Problem]) -> None:
     layout = LAYOUTS.get(type(first).__name__)
     if layout is None or any(p.structure != first.structure for p in problems):
         raise FamilyError(f"only problems of one structure can be written, of a class among: {', '.join(LAYOUTS)}")
+    if getattr(first, "batch", None) is not None:
+        raise FamilyError("a batch is written as its columns: pass [problem.column(k) for k in range(problem.batch)]")
     fields = {name: _merge([p.fields[name] for p in problems]) for name in first.fields}
     if len(problems) > 1 and all(values.ndim == 1 for values in fields.values()):
         head = next(iter(layout.dense))
@@ -70,6 +74,8 @@ def _constants(problem: Any) -> dict[str, Any]:
         return kind | {f"cones_{key}": np.array(value) for key, value in problem.cones.as_scs().items()}
     if isinstance(problem, Transport) and problem.ground.kind == "points":
         kind["ground"] = np.array(problem.ground.metric)
+    if isinstance(problem, Lasso) and problem.nonnegative:
+        kind["nonnegative"] = np.array(1)
     return kind
 
 
@@ -83,6 +89,8 @@ def _pattern(problem: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 def _shapes(problem: Any) -> dict[str, tuple[int, ...]]:
     """The shapes of the fields that are no vectors."""
+    if isinstance(problem, Lasso):
+        return {"weight": (), "ridge": (), "dictionary": problem.dictionary.shape}
     if not isinstance(problem, Transport):
         return {}
     return {"epsilon": ()} | {name: values.shape for name, values in problem.ground.arrays.items()}
@@ -111,6 +119,8 @@ def read_problems(path: str | Path) -> list[Problem]:
     fields |= {name: _matrices(path, entries, name) for name in layout.matrices if name not in without}
     dense = {**layout.dense, **(_ground_fields(entries) if layout.problem is Transport else {})}
     fields |= {name: _dense(path, entries, name, dimensions) for name, dimensions in dense.items()}
+    if layout.problem is Lasso:
+        fields["nonnegative"] = bool(entries.get("nonnegative", 0))
     if "x" in fields:
         fields["ground"] = str(entries.get("ground", PointCloud.ground))
     count = _count(path, {name: len(values) for name, values in fields.items() if isinstance(values, list)})
