@@ -194,7 +194,7 @@ class IstaAdapter:
     variants = {"fista": {"method": "fista"}, "cd": {"method": "cd"}}  # noqa: RUF012
     continuous = ()
     sweeping = ()
-    starting = ({"check": (1, 3, 10)}, {"aim": (1.0, 0.5, 0.3, 0.1)})
+    starting = ({"aim": (0.5, 0.3, 0.1)},)
     check = "check"
 
     def slots(self, problem: Lasso) -> dict[str, tuple[int, ...]]:

@@ -30,7 +30,7 @@ REFERENCE_ITERATIONS = 200_000
 PASSES = 3
 REFERENCE: Mapping[str, Parameters] = {"sinkhorn": {"domain": "log"}}
 """What references are confirmed with, beside the tuned parameters: another computation of the same answer."""
-PACKAGES = {"sinkhorn": ("ott-jax", "jax")}
+PACKAGES = {"sinkhorn": ("ott-jax", "jax"), "ista": ("scikit-learn",)}
 """The packages of a solver whose name is not that of its package."""
 LIMIT_FACTOR = 5  # iteration limit of every arm, in terms of the solver's own: a limit is no part of the speed
 
