@@ -16,7 +16,7 @@ from warmstart.families.coding import BANDS, atoms, band, photographs
 from warmstart.fast import kernels, without
 from warmstart.model import Model
 from warmstart.plan import Plan
-from warmstart.predictors import Unrolled, arrays, layers, many, restore
+from warmstart.predictors import Lista, arrays, layers, many, restore
 from warmstart.training import train
 from warmstart.training.networks import STORED
 
@@ -50,22 +50,22 @@ def test_the_atoms_have_mean_zero_and_length_one_and_the_bands_are_apart() -> No
 def small() -> tuple[Any, Model]:
     """A family of its own size, and a model whose unrolled solver gives the supports."""
     source = family("sparse-synthetic", rows=20, columns=40)
-    model = train(source, tol=TOL, samples=60, predictor="unrolled", seed=0)
+    model = train(source, tol=TOL, samples=60, predictor="lista", seed=0)
     pipeline = model.pipeline(TOL)
-    chosen = {TOL: type(pipeline)(**{**vars(pipeline), "predictor": "hint-unrolled", "refine": True})}
+    chosen = {TOL: type(pipeline)(**{**vars(pipeline), "predictor": "hint-lista", "refine": True})}
     return source, Model(**{**vars(model), "pipelines": chosen, "uncompiled": {}})
 
 
 def test_an_unrolled_solver_is_the_same_compiled_and_stored_and_its_layers_count() -> None:
     source, model = small()
-    encoder = model.predictors["hint-unrolled"]
-    assert isinstance(encoder, Unrolled) and layers(encoder) == 5 and encoder.weights.dtype == STORED
+    encoder = model.predictors["hint-lista"]
+    assert isinstance(encoder, Lista) and layers(encoder) == 5 and encoder.weights.dtype == STORED
     contexts = np.random.default_rng(0).standard_normal((7, 20))
     with without():
         plain = np.array([encoder(context) for context in contexts])
     np.testing.assert_allclose(many(encoder, contexts), plain, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose([encoder(context) for context in contexts], plain, rtol=1e-4, atol=1e-4)
-    again = restore("unrolled", arrays(encoder))
+    again = restore("lista", arrays(encoder))
     np.testing.assert_array_equal(again(contexts[0]), encoder(contexts[0]))
     problems = list(source.sample(3, 1, "test"))
     for quick in (True, False):

@@ -12,7 +12,7 @@ from warmstart import model_file, predictors
 from warmstart.lasso import Atoms
 from warmstart.predictors import KINDS, MLP, Constant, Nearest, Network, Ridge, Votes
 from warmstart.stopwatch import one_blas_thread
-from warmstart.training import fitting, networks, unrolling
+from warmstart.training import fitting, lista, networks
 from warmstart.training.fitting import FITTERS, PENALTIES, STORED_BYTES, VOTERS, Data, fit_hint, hint_names
 from warmstart.training.losses import LOSSES
 
@@ -41,9 +41,9 @@ def fitted() -> dict[str, Any]:
     found: dict[str, Any] = {name: fit(toy(), 0) for name, fit in FITTERS.items()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(networks, "STEPS", 200)
-        patch.setattr(unrolling, "STEPS", 20)
+        patch.setattr(lista, "STEPS", 20)
         atoms = Atoms(np.random.default_rng(3).standard_normal((D, X + Y)), 0.0, False)
-        found["unrolled"] = unrolling.fit_unrolled(atoms, 0.5, np.zeros(D), np.ones(D), toy(), 0)
+        found["lista"] = lista.fit_lista(atoms, 0.5, np.zeros(D), np.ones(D), toy(), 0)
         found["network"] = networks.fit_network(replace(toy(), losses=LOSSES), 0)
     return found | {"votes": fit_hint("votes", sets(), True, 0)}
 
