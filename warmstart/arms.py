@@ -87,7 +87,7 @@ def build(setting: Setting, references: Mapping[int, Result]) -> tuple[dict[str,
         propose = partial(_initialised, initialise)
         arms[name] = _kept(setting, Plan(parameters[name], propose, setting.max_iterations, guarded=False))
     arms["learned"] = _kept(setting, setting.model)
-    if unlearned := _refined_cold(setting):
+    if unlearned := refined_cold(setting):
         arms["refined_cold"] = _kept(setting, unlearned)
     arms["exact"] = _exact(setting, base, references)
     return arms, parameters
@@ -108,7 +108,7 @@ def _initialised(initialise: Callable[[Any], Iterate], problem: Any, previous: I
     return Start(initialise(problem)), ""
 
 
-def _refined_cold(setting: Setting) -> Model | None:
+def refined_cold(setting: Setting) -> Model | None:
     """The same refinement with nothing learned in it: it begins from nothing, and every row is a candidate."""
     model, adapter = setting.model, setting.adapter
     if adapter.sweeping:
@@ -247,12 +247,13 @@ def build_others(setting: Setting) -> tuple[dict[str, Arm], dict[str, str]]:
         except (ProblemError, MissingExtraError) as error:
             skipped["clarabel"] = str(error)
     if setting.adapter.problem is Lasso:
-        from warmstart.peers.sparse import sparse_encode
+        from warmstart.peers.sparse import skglm, sparse_encode
 
-        try:
-            arms["other:sparse_encode"] = partial(_other, sparse_encode(head, setting.tol))
-        except ProblemError as error:
-            skipped["sparse_encode"] = str(error)
+        for name, make in {"sparse_encode": sparse_encode, "skglm": partial(skglm, sample=sample)}.items():
+            try:
+                arms[f"other:{name}"] = partial(_other, make(head, setting.tol))
+            except (ProblemError, MissingExtraError) as error:
+                skipped[name] = str(error)
     if setting.adapter.problem is not QP:
         return arms, skipped
     from warmstart.peers import available, peer
