@@ -3,118 +3,36 @@
     minimise |D x - s|^2 / 2 + weight |x|_1 + ridge |x|^2 / 2   (x >= 0 where `nonnegative`)
 
 Iterate: the code x (n,), or (n, B) of a batch; the dual point is the scaled residual, so that there is no sign to
-agree on. `method` "ista" (the default) and "fista", with restarts (O'Donoghue and Candes, 2015), are NumPy's; one
-iteration is one product with the Gram matrix. "cd" is scikit-learn's coordinate descent on the Gram matrix, with its
-own screening; one iteration is one sweep over the atoms. `tol` is the duality gap relative to the objective value, of
-the worst column of a batch, tested every `check` iterations; columns that meet it rest. scikit-learn's own gap is
-relative to |s|^2: `aim` is the share of `tol` that it is asked for first.
+agree on. `method` "ista" (the default) and "fista", with restarts (O'Donoghue and Candes, 2015), are NumPy's, and for
+batches on an accelerator JAX's; one iteration is one product with the Gram matrix. "cd" is scikit-learn's coordinate
+descent on the Gram matrix, with its own screening; one iteration is one sweep over the atoms. `tol` is the duality gap
+relative to the objective value, of the worst column of a batch, tested every `check` iterations; columns that meet it
+rest. scikit-learn's own gap is relative to |s|^2: `aim` is the share of `tol` that it is asked for first.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from math import inf
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
+from warmstart.accelerator import accelerated
 from warmstart.adapter import Engine, Express, Iterate, Outcome, Parameters, Residual, Screen, Start, Status
+from warmstart.adapters.ista_methods import Descent, Proximal, start_method
 from warmstart.context import BoundContext, Context
-from warmstart.lasso import Atoms, Gap, Lasso, gaps, measure
+from warmstart.lasso import Gap, Lasso, gaps, measure
 from warmstart.refine.support import Support
 from warmstart.refine.support_express import open_support_express
 
 METHODS = ("cd", "fista", "ista")
+SWEEP = 10  # iterations of FISTA that an accelerator may do for a sweep of coordinate descent
+BLOCK = 1000  # iterations on an accelerator between two looks at the clock
 STOCK: Parameters = {"method": "ista", "check": 10, "aim": 0.1}
-LESS = 0.1  # what scikit-learn's tolerance is multiplied by where its answer does not meet ours
 TINY = 1e-300
-
-
-class Proximal:
-    """ISTA or FISTA on columns: x, the extrapolated point and the momentum survive from one call to the next."""
-
-    def __init__(self, atoms: Atoms, products: np.ndarray, weight: float, x: np.ndarray, momentum: bool) -> None:
-        self._atoms, self._products, self._weight, self._momentum = atoms, products, weight, momentum
-        self.x = self._y = x
-        self._t = np.ones(x.shape[1:])
-
-    def advance(self, check: int, limit: int, tol: float) -> int:
-        """Do `check` iterations, at most `limit`; their number."""
-        count = min(check, limit)
-        gram, b, step = self._atoms.gram, self._products, 1 / self._atoms.curvature
-        for _ in range(count):
-            y = self._y
-            x = shrink(y + step * (b - gram @ y), step * self._weight, self._atoms.nonnegative)
-            self._y = self._extrapolate(x, y) if self._momentum else x
-            self.x = x
-        return count
-
-    def _extrapolate(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """The point of the next step; columns whose momentum points uphill lose it."""
-        move = x - self.x
-        uphill = ((y - x) * move).sum(axis=0) > 0
-        t = np.where(uphill, 1.0, self._t)
-        self._t = (1 + np.sqrt(1 + 4 * t**2)) / 2
-        return x + np.where(uphill, 0.0, (t - 1) / self._t) * move
-
-    def keep(self, columns: np.ndarray) -> None:
-        """Go on with some columns alone."""
-        self._products, self._t = self._products[:, columns], self._t[columns]
-        self.x, self._y = self.x[:, columns], self._y[:, columns]
-
-
-class Descent:
-    """scikit-learn's coordinate descent on the Gram matrix, one column after another."""
-
-    def __init__(
-        self, atoms: Atoms, products: np.ndarray, signal: np.ndarray, weight: float, x: np.ndarray, aim: float
-    ) -> None:
-        from sklearn.linear_model import _cd_fast  # pyright: ignore[reportAttributeAccessIssue]  # compiled
-
-        self._solve: Any = _cd_fast.enet_coordinate_descent_gram
-        self._atoms, self._products, self._signal, self._weight = atoms, products, signal, weight
-        self.x, self._aim = np.array(x), aim
-
-    def advance(self, check: int, limit: int, tol: float) -> int:
-        """Sweep to a share of the tolerance that is smaller every time, `limit` times at most; the most sweeps."""
-        tol, self._aim = self._aim * tol, LESS * self._aim
-        if self.x.ndim == 1:
-            return self._sweep(self.x, self._products, self._signal, limit, tol)
-        most = 1
-        for k in range(self.x.shape[1]):
-            x, products = np.ascontiguousarray(self.x[:, k]), np.ascontiguousarray(self._products[:, k])
-            most = max(most, self._sweep(x, products, self._signal[:, k], limit, tol))
-            self.x[:, k] = x
-        return most
-
-    def _sweep(self, x: np.ndarray, products: np.ndarray, signal: np.ndarray, limit: int, tol: float) -> int:
-        atoms = self._atoms
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it has not converged: whether it has is for us to say
-            found = self._solve(
-                x, self._weight, 0.0, atoms.gram, products, signal, limit, tol, _random(), False, atoms.nonnegative
-            )  # fmt: skip
-        return max(int(found[3]), 1)
-
-    def keep(self, columns: np.ndarray) -> None:
-        """Go on with some columns alone."""
-        self.x, self._products, self._signal = self.x[:, columns], self._products[:, columns], self._signal[:, columns]
-
-
-@cache
-def _random() -> np.random.RandomState:
-    """What scikit-learn's function takes; it draws one number, and makes nothing of it."""
-    return np.random.RandomState(0)
-
-
-def shrink(values: np.ndarray, threshold: float, nonnegative: bool) -> np.ndarray:
-    """Soft thresholding."""
-    if nonnegative:
-        return np.maximum(values - threshold, 0.0)
-    return values - np.clip(values, -threshold, threshold)
 
 
 class IstaWorkspace:
@@ -136,20 +54,39 @@ class IstaWorkspace:
         self._start = np.array(start.iterate["x"]) if start and start.iterate else np.zeros(shape)
         if problem.nonnegative:
             np.maximum(self._start, 0.0, out=self._start)
-        self._state = self._method(self._start)
+        if self._elsewhere:
+            return self._run_elsewhere(tol, max_iterations, seconds)
+        self._state = start_method(problem, self._settings, self._start)
         return self._run(tol, max_iterations, seconds)
 
     def resume(self, tol: float, max_iterations: int, seconds: float) -> Outcome:
+        if self._elsewhere:
+            return self._run_elsewhere(tol, max_iterations, seconds)
         if self._problem.batch is not None:  # columns that rested have lost their momentum
-            self._state = self._method(self._start)
+            self._state = start_method(self._problem, self._settings, self._start)
         return self._run(tol, max_iterations, seconds)
 
-    def _method(self, x: np.ndarray) -> Proximal | Descent:
-        problem, method = self._problem, self._settings["method"]
-        products = problem.atoms.matrix.T @ problem.signal
-        if method == "cd":
-            return Descent(problem.atoms, products, problem.signal, problem.weight, x, self._settings["aim"])
-        return Proximal(problem.atoms, products, problem.weight, x, method == "fista")
+    @property
+    def _elsewhere(self) -> bool:
+        """Whether this is for an accelerator."""
+        return self._problem.batch is not None and self._settings["method"] != "cd" and accelerated()
+
+    def _run_elsewhere(self, tol: float, max_iterations: int, seconds: float) -> Outcome:
+        """Blocks of iterations in one call each; what has met the tolerance does not move in the next."""
+        from warmstart.adapters.ista_loop import run_columns
+
+        problem, begin, done, met = self._problem, perf_counter(), 0, np.zeros(0, dtype=bool)
+        weights, momentum = np.full(problem.signal.shape[1], problem.weight), self._settings["method"] == "fista"
+        block = min(BLOCK, max_iterations) if seconds < inf else max_iterations
+        while not met.size or (not met.all() and done < max_iterations and perf_counter() - begin <= seconds):
+            self._start, iterations, met = run_columns(
+                problem.atoms, problem.signal, weights, self._start, tol, min(block, max_iterations - done),
+                int(self._settings["check"]), momentum,
+            )  # fmt: skip
+            done += int(iterations.max())
+            if not np.isfinite(self._start.sum()):
+                return Outcome({"x": np.array(self._start)}, Status.FAILED, done)
+        return Outcome({"x": np.array(self._start)}, Status.SOLVED if met.all() else Status.LIMIT, done)
 
     def _run(self, tol: float, max_iterations: int, seconds: float) -> Outcome:
         """Blocks of iterations until every column meets the tolerance, a limit, or a value that is not finite."""
@@ -217,16 +154,20 @@ class IstaAdapter:
         return {}
 
     def losses(self, problem: Lasso, context: Context) -> Mapping[str, Callable[..., Any]]:
-        return {}
+        """`objective`: the value at the predicted code, which needs no labels; where signals alone vary."""
+        if not _signals_alone(problem, context):
+            return {}
+        from warmstart.adapters.ista_loop import objective_loss
+
+        return {"objective": objective_loss(problem, context.mean, context.scale)}
 
     def encoders(self, problem: Lasso, context: Context) -> Mapping[str, Callable[..., Any]]:
         """LISTA, where signals alone vary and codes have either sign."""
-        atoms, signal = problem.atoms, np.arange(problem.atoms.m)
-        if problem.nonnegative or context.names[0] != "signal" or not np.array_equal(context.first, signal):
+        if problem.nonnegative or not _signals_alone(problem, context):
             return {}
         from warmstart.training.lista import fit_lista
 
-        return {"lista": partial(fit_lista, atoms, problem.weight, context.mean, context.scale)}
+        return {"lista": partial(fit_lista, problem.atoms, problem.weight, context.mean, context.scale)}
 
     def steps(self, problem: Lasso, context: Context, parameters: Parameters) -> None:
         return None
@@ -252,6 +193,30 @@ class IstaAdapter:
     def open(self, problem: Lasso, parameters: Parameters) -> IstaWorkspace:
         return IstaWorkspace(problem, parameters)
 
+    def batches(self) -> bool:
+        """Whether `run_batch` pays here: on a CPU each signal by itself, or active sets, are faster."""
+        return accelerated()
+
+    def run_batch(
+        self, problems: Sequence[Lasso], starts: Sequence[Start | None], parameters: Parameters, tol: float,
+        max_iterations: int,
+    ) -> list[Outcome]:  # fmt: skip
+        """Single signals over one dictionary in one call, for an accelerator, where FISTA stands in for "cd"."""
+        from warmstart.adapters.ista_loop import run_columns
+
+        settings, head = dict(STOCK) | dict(parameters), problems[0]
+        limit = max_iterations * (SWEEP if settings["method"] == "cd" else 1)
+        begin = np.array([s.iterate["x"] if s and s.iterate else np.zeros(head.atoms.n) for s in starts]).T
+        codes, iterations, met = run_columns(
+            head.atoms, np.array([problem.signal for problem in problems]).T,
+            np.array([problem.weight for problem in problems]), np.maximum(begin, 0) if head.nonnegative else begin,
+            tol, limit, int(settings["check"]), settings["method"] != "ista",
+        )  # fmt: skip
+        return [
+            Outcome({"x": np.array(x)}, Status.SOLVED if good else Status.LIMIT, int(count))
+            for x, count, good in zip(codes.T, iterations, met, strict=True)
+        ]
+
     def residual(self, problem: Lasso, iterate: Iterate, tol: float) -> Residual:
         """The duality gap relative to the objective value, of the worst column."""
         return self.grade(measure(problem, iterate["x"]), tol)
@@ -262,6 +227,11 @@ class IstaAdapter:
             return Residual(inf, inf, inf, inf, inf)
         ratio = gap / (tol * value + TINY)
         return Residual(0.0, 0.0, gap, ratio, 0.0 if ratio <= 1 else value / (zero + TINY))
+
+
+def _signals_alone(problem: Lasso, context: Context) -> bool:
+    """Whether a context is a signal, all of it, and nothing else."""
+    return context.names[0] == "signal" and np.array_equal(context.first, np.arange(problem.atoms.m))
 
 
 ADAPTER: Any = IstaAdapter()

@@ -286,11 +286,6 @@ def iterate(
     return out[:n].astype(np.float64), out[n : n + m].astype(np.float64), int(out[-2]), bool(out[-1] == 1)
 
 
-def accelerated() -> bool:
-    """Whether JAX computes on something else than a CPU here."""
-    return jax.default_backend() != "cpu"
-
-
 def iterate_batch(
     mode: str,
     arrays: tuple[Any, ...],

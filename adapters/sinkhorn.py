@@ -22,9 +22,10 @@ from typing import Any
 
 import numpy as np
 
+from warmstart.accelerator import accelerated
 from warmstart.adapter import Iterate, Outcome, Parameters, Residual, Screen, Start, Status
 from warmstart.adapters.ott_gaussian import Gaussian
-from warmstart.adapters.ott_loop import CAPACITY, accelerated, geometry_arrays, iterate, iterate_batch
+from warmstart.adapters.ott_loop import CAPACITY, geometry_arrays, iterate, iterate_batch
 from warmstart.adapters.ott_losses import losses
 from warmstart.context import BoundContext, Context
 from warmstart.marginals import complete, measure

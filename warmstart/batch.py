@@ -25,9 +25,14 @@ class Waiting(NamedTuple):
 
 
 def suits(solver: Solver) -> bool:
-    """Whether a Solver's problems go into one call: its adapter can, it pays here, and none waits for another."""
+    """Whether a Solver's problems go into one call: its adapter can, it pays here, and none waits for another.
+
+    Hints go as the iterates that they stand for; a model whose hints stand for none is not for this.
+    """
     adapter: Any = solver.adapter
-    if solver._workspace is None or solver.plan.engine or solver.time_limit < np.inf:
+    if solver._workspace is None or solver.time_limit < np.inf:
+        return False
+    if solver.plan.engine and not hasattr(solver.plan.engine, "code"):
         return False
     return hasattr(adapter, "run_batch") and adapter.batches() and solver.plan.propose is not previous_start
 
@@ -45,7 +50,7 @@ def solve_together(solver: Solver, problems: list[Any]) -> list[Result]:
         start, residual, reason = _begin(solver, problem, clock)
         if start and residual and _arrived(solver, problem, residual):
             outcome = Outcome(start.iterate, Status.SOLVED, 0)
-            results[place] = solver._result(problem, outcome, residual, clock, "", 0)
+            results[place] = solver._result(problem, outcome, residual, clock, "", start.layers)
             continue
         parameters = sorted((start.parameters if start else {}).items())
         waiting.setdefault(f"{start is None} {parameters}", []).append(Waiting(place, problem, start, reason, clock))
@@ -64,6 +69,9 @@ def solve_together(solver: Solver, problems: list[Any]) -> list[Result]:
 def _begin(solver: Solver, problem: Any, clock: Clock) -> tuple[Start | None, Residual | None, str]:
     """The start that a run may have, its residual where the guard looked, and the reason where it may have none."""
     start, reason = solver._propose(problem, clock)
+    if start and start.hint is not None:
+        engine: Any = solver.plan.engine
+        start = Start(engine.code(problem, start.hint), start.parameters, layers=start.layers)
     residual = None
     if start and start.iterate and solver.plan.guarded:
         residual, reason = judge(solver.adapter, problem, start.iterate, solver.tol, residual)
@@ -94,7 +102,8 @@ def _run(solver: Solver, alike: list[Waiting]) -> dict[int, Result]:
         w.clock.seconds["solve"] += share
         w.clock.seconds["verify"] += verifying.seconds["verify"]
         word = outcome._replace(status=Status.SOLVED if right else Status.LIMIT)
-        results[w.place] = solver._result(w.problem, word, residual, w.clock, w.reason, 0)
+        steps = w.start.layers if w.start else 0
+        results[w.place] = solver._result(w.problem, word, residual, w.clock, w.reason, steps)
     return results
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from warmstart.adapter import Outcome, Status
+from warmstart.adapter import ACCEPT, Outcome, Status
+from warmstart.batch import solve_together, suits
 from warmstart.result import STAGES, Result
 from warmstart.solve import Clock, Solver
 
@@ -51,14 +52,20 @@ def solve_batch_problem(solver: Solver, problem: Any) -> Result:
     Columns that do not arrive in the one call are solved by themselves.
     """
     clock, count = Clock(), problem.batch
-    missing, codes, steps = np.arange(count), np.empty((count, problem.atoms.n)), np.zeros(count, dtype=np.int64)
+    missing, codes, steps = np.arange(count), np.zeros((count, problem.atoms.n)), np.zeros(count, dtype=np.int64)
     express: Any = solver.plan.express
-    if hasattr(express, "together") and solver.time_limit == np.inf:
+    alone: list[Result] = []
+    if suits(solver):
+        alone = solve_together(solver, [problem.column(k) for k in range(count)])
+        missing, codes = np.zeros(0, dtype=np.int64), np.array([result.x for result in alone])
+        steps = np.array([result.refine_steps for result in alone])
+    elif hasattr(express, "together") and solver.time_limit == np.inf:
         found = express.together(np.ascontiguousarray(problem.signal.T), np.full(count, problem.weight), solver.tol)
         missing, codes, steps = np.flatnonzero(~found.met), found.codes, np.where(found.met, found.steps, 0)
         clock.lap("refine")
-    alone = []
     for k in missing:
+        if clock.total() > solver.time_limit:
+            break
         alone.append(solver.solve(problem.column(int(k))))
         codes[k], steps[k] = alone[-1].x, alone[-1].refine_steps
     for stage in STAGES:
@@ -68,7 +75,8 @@ def solve_batch_problem(solver: Solver, problem: Any) -> Result:
     residual = solver.adapter.residual(problem, iterate, solver.tol)
     verifying.lap("verify")
     clock.seconds["verify"] += verifying.seconds["verify"]
-    status = max((result.status for result in alone), key=_rank, default=Status.SOLVED)
+    late = Status.SOLVED if solver.time_limit == np.inf or residual.ratio <= ACCEPT else Status.LIMIT
+    status = max([late, *(result.status for result in alone)], key=_rank)
     reasons = [result.reason for result in alone if result.reason]
     iterations = max((result.total_iterations for result in alone), default=0)
     solver.problem = problem

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -184,20 +185,27 @@ def gaps(atoms: Atoms, signal: np.ndarray, weight: float, x: np.ndarray) -> tupl
         gap, value = fast.certify(atoms.transposed, signal, weight, atoms.ridge, atoms.nonnegative, x)
         return np.float64(gap), np.float64(value)
     with np.errstate(all="ignore"):
-        r = signal - atoms.matrix @ x
-        correlation = atoms.matrix.T @ r - atoms.ridge * x
-        size = (r**2).sum(axis=0) + atoms.ridge * (x**2).sum(axis=0)
-        top = (correlation if atoms.nonnegative else np.abs(correlation)).max(axis=0)
-        product, length = (x * correlation).sum(axis=0), np.abs(x).sum(axis=0)
-        largest = np.where(top > 0, weight / np.where(top > 0, top, 1.0), np.inf)
-        best = np.where(size > 0, 1 + product / np.where(size > 0, size, 1.0), 1.0)
-        scale = np.clip(best, 0.0, largest)
-        gap = (1 - scale) ** 2 * size / 2 + (weight * np.abs(x) - scale * x * correlation).sum(axis=0)
-        value = size / 2 + weight * length
-        wrong = ~(gap + value < np.inf)
-        if atoms.nonnegative:
-            wrong |= (x < 0).any(axis=0)
-    return np.where(wrong, np.inf, gap), np.where(wrong, np.inf, value)
+        return gaps_in(np, atoms.matrix, atoms.ridge, atoms.nonnegative, signal, weight, x)
+
+
+def gaps_in(
+    xp: ModuleType, D: Any, ridge: float, nonnegative: bool, signal: Any, weight: Any, x: Any
+) -> tuple[Any, Any]:  # fmt: skip
+    """What `gaps` returns, computed in `xp`, NumPy or JAX's; a weight for each column too."""
+    r = signal - D @ x
+    correlation = D.T @ r - ridge * x
+    size = (r**2).sum(axis=0) + ridge * (x**2).sum(axis=0)
+    top = (correlation if nonnegative else xp.abs(correlation)).max(axis=0)
+    product, length = (x * correlation).sum(axis=0), xp.abs(x).sum(axis=0)
+    largest = xp.where(top > 0, weight / xp.where(top > 0, top, 1.0), xp.inf)
+    best = xp.where(size > 0, 1 + product / xp.where(size > 0, size, 1.0), 1.0)
+    scale = xp.clip(best, 0.0, largest)
+    gap = (1 - scale) ** 2 * size / 2 + (weight * xp.abs(x) - scale * x * correlation).sum(axis=0)
+    value = size / 2 + weight * length
+    wrong = ~(gap + value < xp.inf)
+    if nonnegative:
+        wrong |= (x < 0).any(axis=0)
+    return xp.where(wrong, xp.inf, gap), xp.where(wrong, xp.inf, value)
 
 
 def measure(problem: Lasso, x: np.ndarray) -> Gap:

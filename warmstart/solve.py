@@ -120,9 +120,9 @@ class Solver:
         from warmstart.columns import solve_list, takes_together
 
         problems = list(problems)
-        if takes_together(self, problems):
-            return solve_list(self, problems)
-        return solve_together(self, problems) if suits(self) else [self.solve(problem) for problem in problems]
+        if suits(self):
+            return solve_together(self, problems)
+        return solve_list(self, problems) if takes_together(self, problems) else [self.solve(p) for p in problems]
 
     def _express(self, express: Express, problem: Any, changes: Mapping[str, Any], clock: Clock) -> Result | Any | None:
         """The Result of an undisturbed solve; what the call found in the way; None where the flow has to look at it."""

@@ -21,9 +21,7 @@ EDGE = 0.5  # of a hint, beyond which an atom is in the set
 FAR = 2.5  # a hint's largest entry: further out is no surer
 ACCEPTED = 0.9  # of the tolerance
 SINGULAR = 1e-11  # a pivot below this share of its diagonal entry: the atom depends on those before it
-SHARE = (
-    0.65  # of the largest violation, from which on atoms enter; all that violate, where they are fewer than the members
-)
+SHARE = 0.65  # of the largest violation, from which on atoms enter; all that violate where members are more
 NEGLIGIBLE = 1e-12  # a member does not move where another comes in
 
 Refined = tuple[dict[str, np.ndarray], int, Gap | None]
@@ -41,6 +39,15 @@ class Support:
     def hint(self, problem: Lasso, iterate: Iterate) -> np.ndarray:
         """(n,) The signs of a code."""
         return np.sign(iterate["x"])
+
+    def code(self, problem: Lasso, hint: np.ndarray) -> Iterate:
+        """The iterate that a predicted target (n,) stands for, soft thresholding applied; zeros for an empty one."""
+        if not len(hint):
+            return {"x": np.zeros(problem.atoms.n)}
+        least = 0.0 if problem.nonnegative else -EDGE
+        above = np.maximum(hint, least) if problem.nonnegative else hint
+        own = np.diag(problem.atoms.gram)
+        return {"x": 2 * problem.weight * (above - np.clip(above, least, EDGE)) / np.where(own > 0, own, 1.0)}
 
     def targets(self, problems: Sequence[Lasso], iterates: Sequence[Iterate]) -> np.ndarray:
         """(N, n) What a predictor learns: what soft thresholding is applied to at the solution, 1/2 at the threshold.
