@@ -9,7 +9,7 @@ from typing import Any
 
 from warmstart import adapter as seam
 from warmstart.adapter import Adapter, often
-from warmstart.arms import NEIGHBOURS
+from warmstart.arms import NEIGHBOURS, Setting, refined_cold
 from warmstart.context import find as find_context
 from warmstart.curves import residual_curves
 from warmstart.errors import FamilyError
@@ -92,7 +92,20 @@ def bench(
         return report
     held = problems.held[: CURVES + request.trajectory]
     curves = residual_curves(replace(report, runs={}), model, held, problems.train, progress=progress)
-    return replace(report, curves=curves)
+    report = replace(report, curves=curves)
+    return _with_photograph(report, family, model, problems.train, progress) if family.name == "patches" else report
+
+
+def _with_photograph(report: Report, family: Any, model: Model, train: list[Any], progress: Progress) -> Report:
+    """The Report with a photograph that is denoised patch by patch; as it was where the model does not refine."""
+    from warmstart.denoise import denoise
+
+    adapter, tol = seam.load(report.data["solver"]), float(report.data["tol"])
+    unlearned = refined_cold(Setting(adapter, tol, model, train, (), (), adapter.max_iterations))
+    if unlearned is None:
+        return report
+    found = denoise(family, tol, model, unlearned, report.data["parameters"]["tuned"], progress=progress)
+    return replace(report, data={**report.data, "denoised": found.json()}, denoised=found)
 
 
 def draw(family: Family, model: Model, request: Request) -> Draw:

@@ -61,6 +61,7 @@ def _trials(
     held = problems[lead:]
     cold: list[Start | None] = [None] * len(held)
     trials = {"default": Trial({}, cold), "tuned": Trial(parameters["tuned"], cold)}
+    trials |= {name: Trial(parameters[name], cold) for name in adapter.variants}
     if lead:
         before = _solutions(adapter, problems[:-1], parameters["tuned"], tol)
         trials["previous"] = Trial(parameters["previous"], [Start(iterate) for iterate in before])

@@ -26,6 +26,8 @@ COLOURS = {
     "previous": "#E69F00",
     "nearest": "#56B4E9",
     "gaussian": "#882255",
+    "fista": "#882255",
+    "cd": "#117733",
     "learned": "#D55E00",
     "refined_cold": "#009E73",
     "exact": "#999999",
@@ -73,6 +75,14 @@ def plot_strip(report: Report, path: str | PathLike[str]) -> None:
     figure = strip_figure(report)
     if figure is not None:
         _write(figure, strip_path(path))
+
+
+def plot_denoised(report: Report, path: str | PathLike[str]) -> None:
+    """Write NAME-denoised.png beside NAME.png where the report has a denoised photograph; else nothing."""
+    from warmstart.denoise import denoised_figure, denoised_path
+
+    if report.denoised is not None:
+        _write(denoised_figure(report.denoised), denoised_path(path))
 
 
 def plot_flight(flights: Mapping[str, Flight], path: str | PathLike[str]) -> None:

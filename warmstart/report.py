@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from warmstart.result import STAGES, Result
 from warmstart.solve import Solver
 from warmstart.stopwatch import Run, measure
 from warmstart.training.tuning import wrong_objective
+
+if TYPE_CHECKING:
+    from warmstart.denoise import Denoised
 
 REFERENCE_FACTOR = 1e-2  # references are solved to this fraction of the tolerance
 REFERENCE_ITERATIONS = 200_000
@@ -45,6 +48,7 @@ class Report:
     data: dict[str, Any]
     runs: dict[str, Run] = field(repr=False)
     curves: dict[str, tuple[np.ndarray, np.ndarray]] = field(repr=False, default_factory=dict)
+    denoised: Denoised | None = field(repr=False, default=None)
 
     def json(self) -> dict[str, Any]:
         """The report as plain JSON values."""
@@ -53,17 +57,23 @@ class Report:
     def plot(self, path: str | PathLike[str]) -> None:
         """Write a PNG: iterations and times of every arm, and residual against iterations.
 
-        For pairs of images a second one, NAME-strip.png: the way from one image to the other along the coupling.
+        For pairs of images a second one, NAME-strip.png: the way from one image to the other along the coupling; for
+        patches of photographs NAME-denoised.png, one that was denoised by the codes of all its patches.
         """
-        from warmstart.plot import plot_report, plot_strip
+        from warmstart.plot import plot_denoised, plot_report, plot_strip
 
         plot_report(self, path)
         plot_strip(self, path)
+        plot_denoised(self, path)
 
     def __str__(self) -> str:
         from warmstart.table import render
 
-        return render(self.data)
+        if self.denoised is None:
+            return render(self.data)
+        from warmstart import denoise
+
+        return f"{render(self.data)}\n\n{denoise.render(self.data['denoised'])}"
 
 
 def compare(

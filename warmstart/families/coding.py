@@ -119,6 +119,23 @@ class Patches(Coding):
                 yield patch - patch.mean()
 
 
+def patches_of(picture: np.ndarray) -> np.ndarray:
+    """(N, 100) All overlapping patches of a picture, by rows."""
+    windows = np.lib.stride_tricks.sliding_window_view(picture, (SIDE, SIDE))
+    return windows.reshape(-1, SIDE * SIDE)
+
+
+def picture_of(patches: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The picture that overlapping patches (N, 100) make: the mean of all that hold a pixel."""
+    rows, columns = (size - SIDE + 1 for size in shape)
+    total, count = np.zeros(shape), np.zeros(shape)
+    for at, values in enumerate(patches.reshape(rows, columns, -1).transpose(2, 0, 1)):
+        part = np.s_[at // SIDE : at // SIDE + rows, at % SIDE : at % SIDE + columns]
+        total[part] += values
+        count[part] += 1
+    return total / count
+
+
 @dataclass(frozen=True)
 class Inpaint(Patches):
     """Patches of which half the pixels are missing, the same ones in each: the others are coded, all are known then.
