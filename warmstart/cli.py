@@ -97,6 +97,9 @@ def _bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verify", choices=("residual", "solver"), default="residual", help="what accepts a start")
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON; - prints JSON only")
     parser.add_argument("--plot", metavar="FILE", help="draw the report as a PNG")
+    parser.add_argument(
+        "--layers", type=_depths, metavar="K[,K]", help="sparse codes: errors after K layers of LISTA, trained for it"
+    )
 
 
 def _solve(parser: argparse.ArgumentParser) -> None:
@@ -154,6 +157,10 @@ def _jobs(text: str) -> int:
 
 def _tolerances(text: str) -> list[float]:
     return [_positive(part) for part in text.split(",")]
+
+
+def _depths(text: str) -> list[int]:
+    return [int(_number(int, 2, "a whole number of at least 2")(part)) for part in text.split(",")]
 
 
 def _setting(text: str) -> tuple[str, str]:

@@ -115,11 +115,19 @@ def bench(options: Namespace) -> int:
     )
     with bars() as progress:
         report = run(source, model, request, progress=progress, note=_say)
-    _give_out(str(report), report.json(), options.json, json_path)
+        text, data = str(report), report.json()
+        if options.layers:
+            from warmstart import layers
+
+            table = layers.layers_table(
+                source, options.layers, instances=options.instances, seed=options.seed, progress=progress
+            )
+            text, data = f"{text}\n\n{layers.render(table)}", {**data, "layers": table}
+    _give_out(text, data, options.json, json_path)
     if plot_path:
         report.plot(plot_path)
         _say(f"picture: {plot_path}")
-    return FAILED if report.json()["arms"]["learned"]["mismatched"] else DONE
+    return FAILED if data["arms"]["learned"]["mismatched"] else DONE
 
 
 def solve(options: Namespace) -> int:

@@ -25,9 +25,7 @@ from warmstart.refine.kernels import (
 )
 
 KEPT_ROWS = float64[:, ::1]
-SHARE = (
-    0.65  # of the largest violation, from which on atoms enter; all that violate, where they are fewer than the members
-)
+SHARE = 0.65  # as in `warmstart.refine.support`
 
 
 @njit(cache=True, fastmath=FAST)
@@ -354,8 +352,11 @@ def lista(signal, atoms, weights, thresholds, gains, momenta, own, head):
         for i in range(n):
             v, t = y[i] + gains[k] * u[i], thresholds[k, i]
             z[i] = v - min(max(v, -t), t)
-    u = np.dot(head, _left(signal, atoms, z))
     out = np.empty(n)
+    if len(head) == 0:
+        out[:] = z
+        return out
+    u = np.dot(head, _left(signal, atoms, z))
     for i in range(n):
         out[i] = own[i] * z[i] + u[i]
     return out
