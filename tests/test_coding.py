@@ -1,4 +1,4 @@
-"""Families of sparse coding, and models for them: the express call, lists, batches, the unrolled solver."""
+"""Families of sparse coding, and models for them: the express call, lists, batches, LISTA, photographs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from warmstart import Lasso, Solver, Status
+from warmstart import Lasso, Solver, Status, pretrained
+from warmstart.adapter import load
 from warmstart.errors import FamilyError, ProblemError, StructureError
 from warmstart.families import family, read_problems, write_problems
-from warmstart.families.coding import BANDS, atoms, band, photographs
+from warmstart.families.coding import BANDS, atoms, band, patches_of, photographs, picture_of
 from warmstart.fast import kernels, without
 from warmstart.model import Model
 from warmstart.plan import Plan
@@ -48,7 +49,7 @@ def test_the_atoms_have_mean_zero_and_length_one_and_the_bands_are_apart() -> No
 
 @cache
 def small() -> tuple[Any, Model]:
-    """A family of its own size, and a model whose unrolled solver gives the supports."""
+    """A family of its own size, and a model whose LISTA gives the supports."""
     source = family("sparse-synthetic", rows=20, columns=40)
     model = train(source, tol=TOL, samples=60, predictor="lista", seed=0)
     pipeline = model.pipeline(TOL)
@@ -56,7 +57,7 @@ def small() -> tuple[Any, Model]:
     return source, Model(**{**vars(model), "pipelines": chosen, "uncompiled": {}})
 
 
-def test_an_unrolled_solver_is_the_same_compiled_and_stored_and_its_layers_count() -> None:
+def test_lista_is_the_same_compiled_and_stored_and_its_layers_count() -> None:
     source, model = small()
     encoder = model.predictors["hint-lista"]
     assert isinstance(encoder, Lista) and layers(encoder) == 5 and encoder.weights.dtype == STORED
@@ -134,3 +135,61 @@ def test_the_express_call_leaves_to_the_flow_what_is_out_of_the_ordinary() -> No
     heavy = Lasso(problem.dictionary * 2, problem.signal, problem.weight)
     with pytest.raises(StructureError, match="dictionary"):
         kept.solve(heavy)
+
+
+def test_a_photograph_is_denoised_by_every_arm_alike(tmp_path: Path) -> None:
+    from warmstart.arms import Setting, refined_cold
+    from warmstart.denoise import denoise, denoised_figure, denoised_path, render
+
+    source: Any = family("patches")
+    model, train_problems = pretrained("patches"), list(source.sample(3, 0, "train"))
+    adapter = load("ista")
+    unlearned = refined_cold(Setting(adapter, 1e-4, model, train_problems, (), (), adapter.max_iterations))
+    assert unlearned is not None
+    found = denoise(source, 1e-4, model, unlearned, {"method": "cd"}, columns=(0, 20))
+    data = found.json()
+    assert data["patches"] == 98 * 11 and set(data["arms"]) == {
+        "other:sparse_encode", "tuned", "refined_cold", "learned",
+    }  # fmt: skip
+    for row in data["arms"].values():
+        assert row["certified"] == data["patches"] and row["largest_gap"] <= 1.01e-4
+        assert row["psnr"] > data["psnr_noisy"] + 1
+    assert "learned" in render(data)
+    assert denoised_path(tmp_path / "report.png").name == "report-denoised.png"
+    titles = [axes.get_title(loc="left") for axes in denoised_figure(found).axes]
+    assert len(titles) == 4 and all("gap" in title and "dB" in title for title in titles[2:])
+
+
+def test_patches_make_the_picture_that_they_are_of() -> None:
+    picture = np.random.default_rng(0).random((23, 17))
+    np.testing.assert_allclose(picture_of(patches_of(picture), picture.shape), picture)
+
+
+def test_layers_are_set_beside_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
+    from warmstart import layers
+
+    monkeypatch.setattr(layers, "SAMPLES", 500)
+    monkeypatch.setattr(layers, "STEPS", 200)
+    source: Any = family("sparse-synthetic", rows=20, columns=40)
+    data = layers.layers_table(source, [4, 8], instances=20, seed=1)
+    four, eight = data["rows"]
+    assert four["layers"] == 4 and eight["error"] < four["same_iterations"]["ista"]["error"]
+    assert eight["error"] < eight["same_iterations"]["ista"]["error"] and four["seconds"] > 0
+    assert data["active_sets"]["error"] < 1e-2
+    assert "cd" in layers.render(data)
+    with pytest.raises(FamilyError, match="no layers of LISTA"):
+        layers.layers_table(family("portfolio"), [4], instances=2, seed=0)
+
+
+def test_a_network_trained_on_the_objective_is_better_than_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from warmstart.training import networks
+
+    monkeypatch.setattr(networks, "STEPS", 1000)
+    source: Any = family("sparse-synthetic", rows=20, columns=40)
+    model = train(source, tol=TOL, samples=200, predictor="mlp-objective", seed=0)
+    values = []
+    for problem in source.sample(20, 3, "test"):
+        code = model.predictors["mlp-objective"](model.context.bind(problem).values(problem))
+        values.append((problem.objective(code), problem.objective(np.zeros(40))))
+    predicted, zero = np.mean(values, axis=0)
+    assert predicted < 0.9 * zero
