@@ -32,6 +32,7 @@ class Support:
 
     name = "support"
     discrete = True
+    tail = 0
 
     def __init__(self, atoms: Atoms) -> None:
         self.atoms = atoms
