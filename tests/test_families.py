@@ -43,6 +43,9 @@ SIZES = {
     "lasso-socp": (241, 302),
     "group-lasso": (120, 120),
     "transport-lp": (100, 120),
+    "patches": (400, 100),
+    "sparse-synthetic": (512, 256),
+    "inpaint": (400, 50),
 }
 SMALL: dict[str, dict[str, int]] = {
     "mpc-large": {"masses": 8, "horizon": 12},
@@ -108,7 +111,8 @@ def test_the_table_names_what_is_there(name: str) -> None:
 
 def test_sizes(name: str) -> None:
     problem: Any = next(families.family(name).sample(1, 0, "train"))
-    assert (problem.n, problem.m) == SIZES[name]
+    shaped = getattr(problem, "atoms", problem)
+    assert (shaped.n, shaped.m) == SIZES[name]
 
 
 def test_families_import_no_solver() -> None:
@@ -153,6 +157,7 @@ def test_only_the_context_varies(name: str) -> None:
     varying = {key for key in problems[0].fields if len({p.fields[key].tobytes() for p in problems}) > 1}
     expected = {"mpc": {"l", "u"}, "portfolio": {"q"}, "qp": {"q"}, "lasso-qp": {"l", "u"}, "obstacle": {"q"}}
     expected |= {"random": {"P", "A", "q", "l", "u"}}
+    expected |= {key: {"signal"} for key in ("patches", "sparse-synthetic", "inpaint")}
     expected |= {key: {"a", "b"} for key in ("digits", "mnist", "sphere")} | {"clouds": {"a", "b", "x", "y"}}
     expected |= {key: {"b"} for key in ("robust", "lasso-socp", "transport")} | {"maxcut": {"c"}, "group": {"c"}}
     assert [varying] == [fields for key, fields in expected.items() if name.startswith(key)]
