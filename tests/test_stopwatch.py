@@ -34,6 +34,14 @@ def recorders(names: str) -> tuple[dict[str, Any], list[tuple[str, int]]]:
     return {name: arm(name) for name in names}, calls
 
 
+@pytest.fixture
+def still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No time passes: a busy machine makes no arm slow."""
+    monkeypatch.setattr(stopwatch, "perf_counter", lambda: 0.0)
+    monkeypatch.setattr(stopwatch, "process_time", lambda: 0.0)
+
+
+@pytest.mark.usefixtures("still")
 def test_every_arm_sees_every_problem_in_order_and_those_ahead_of_each_block() -> None:
     arms, calls = recorders("abc")
     measure(arms, range(N), passes=2)
@@ -45,6 +53,7 @@ def test_every_arm_sees_every_problem_in_order_and_those_ahead_of_each_block() -
         assert [problem for who, problem in calls if who == name] == 2 * one_pass
 
 
+@pytest.mark.usefixtures("still")
 def test_arms_take_turns_the_first_turn_rotates_and_every_other_pass_turns_round() -> None:
     arms, calls = recorders("abc")
     measure(arms, range(N), passes=3)
