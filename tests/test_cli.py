@@ -410,3 +410,9 @@ def test_check_of_a_users_model(model: str) -> None:
     card = {**foreign.card, "family": "mine"}
     with pytest.raises(FamilyError, match="--family"):
         warmstart.check.card_family(type(foreign)(card, foreign.context, foreign.code, {}, foreign.pipelines))
+
+
+def test_layers_want_one_dictionary(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warmstart.bench, "bench", never)
+    assert main(["bench", *SMALL, "--layers", "4"]) == USAGE
+    one_line(capsys, "lassos of one dictionary")

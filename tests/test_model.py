@@ -18,6 +18,7 @@ from warmstart.families import family
 from warmstart.fast import without
 from warmstart.model import TUNED_ONLY, Pipeline, moved
 from warmstart.plan import Plan
+from warmstart.shift import Shift
 from warmstart.training.fitting import FITTERS, Data, fit_hint, hint_names
 
 SOURCE: Any = family("mpc-masses", masses=3, horizon=5)
@@ -346,3 +347,22 @@ def test_a_screen_is_stored(full: Model, tmp_path: Path) -> None:
     screen = ws.load(tmp_path / "m.safetensors").screen
     assert screen is not None and screen.used is not None
     assert screen.used.tolist() == [0, 1, 2] and screen.size == 2.5
+
+
+@pytest.mark.parametrize("sweeps", [-1, 10**9])
+def test_a_number_of_steps_that_no_training_chooses_is_refused(full: Model, tmp_path: Path, sweeps: int) -> None:
+    model = with_one(replace(full, screen=Screen(np.arange(3), 2.5, sweeps)), plain(None, refine=True))
+    ws.save(model, tmp_path / "m.safetensors")
+    with pytest.raises(ModelFileError, match="steps of a splitting"):
+        ws.load(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("length", [1, 10_000])
+def test_a_slide_for_other_contexts_is_refused(full: Model, tmp_path: Path, length: int) -> None:
+    """Compiled kernels look at no bounds."""
+    size = sum(int(np.prod(shape)) for shape in full.code.values())
+    one = np.zeros(1, dtype=np.int64)
+    shift = Shift(one, one, np.ones(1), size, np.zeros(length, dtype=np.int64))
+    ws.save(with_one(replace(full, shift=shift), plain(None)), tmp_path / "m.safetensors")
+    with pytest.raises(ModelFileError, match="another length"):
+        ws.load(tmp_path / "m.safetensors")

@@ -32,6 +32,13 @@ def quasi_definite(rng: np.random.Generator, n: int, m: int, density: float) -> 
     return sp.csc_matrix(sp.bmat([[top, A.T], [A, -sp.diags_array(0.1 + rng.random(m))]]))
 
 
+def drawn(seed: int) -> tuple[np.random.Generator, sp.csc_matrix, Any]:
+    """A generator, a matrix of its making, and its lower triangle."""
+    rng = np.random.default_rng(seed)
+    K = quasi_definite(rng, int(rng.integers(1, 30)), int(rng.integers(0, 20)), 0.15)
+    return rng, K, sp.csc_matrix(sp.tril(K))
+
+
 def factors(pattern: Pattern, lower: Any, off: np.ndarray, fast: Any) -> tuple[np.ndarray, ...]:
     """off, unit, dirty, L, D, 1 / D, work after one factorisation, and the diagonal and what is below it."""
     size = len(off)
@@ -49,18 +56,16 @@ def factors(pattern: Pattern, lower: Any, off: np.ndarray, fast: Any) -> tuple[n
 @pytest.mark.parametrize("seed", range(12))
 def test_factors_solve_what_dense_algebra_solves(seed: int) -> None:
     fast: Any = kernels("refine.ldl_kernels")
-    rng = np.random.default_rng(seed)
-    n, m = int(rng.integers(1, 30)), int(rng.integers(0, 20))
-    K = quasi_definite(rng, n, m, 0.15)
-    lower: Any = sp.csc_matrix(sp.tril(K))
-    changing = [None, rng.random(n + m) < 0.4, np.zeros(n + m, dtype=bool), np.ones(n + m, dtype=bool)][seed % 4]
+    rng, K, lower = drawn(seed)
+    size = lower.shape[0]
+    changing = [None, rng.random(size) < 0.4, np.zeros(size, dtype=bool), np.ones(size, dtype=bool)][seed % 4]
     pattern = Pattern.of(lower, fast, changing)
-    off = rng.random(n + m) < 0.3 if changing is None else changing & (rng.random(n + m) < 0.5)
+    off = rng.random(size) < 0.3 if changing is None else changing & (rng.random(size) < 0.5)
     state = factors(pattern, lower, off, fast)
     dense = K.toarray()
     dense[off], dense[:, off] = 0.0, 0.0
     dense[off, off] = 1.0
-    right = rng.standard_normal(n + m)
+    right = rng.standard_normal(size)
     b = right[pattern.order].copy()
     fast.solve(pattern.Lp, pattern.Li, state[3], state[5], state[0], b)
     right[off] = 0.0
@@ -72,18 +77,16 @@ def test_factors_solve_what_dense_algebra_solves(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_eliminating_in_place_solves_the_same(seed: int) -> None:
     fast: Any = kernels("refine.ldl_kernels")
-    rng = np.random.default_rng(seed)
-    n, m = int(rng.integers(1, 30)), int(rng.integers(0, 20))
-    K = quasi_definite(rng, n, m, 0.15)
-    lower: Any = sp.csc_matrix(sp.tril(K))
+    rng, K, lower = drawn(seed)
+    size = lower.shape[0]
     pattern = Pattern.of(lower, fast)
     L, D = np.zeros(len(pattern.Li)), lower.data[pattern.diagonal].copy()
     L[pattern.at] = lower.data[pattern.inside]
-    still, dense = rng.random(n + m) < 0.2, K.toarray()
+    still, dense = rng.random(size) < 0.2, K.toarray()
     D[still[pattern.order]] = FAR
     dense[still], dense[:, still], dense[still, still] = 0.0, 0.0, 1.0
     for again in (False, True):
-        right = rng.standard_normal(n + m)
+        right = rng.standard_normal(size)
         b = right[pattern.order].copy()
         if again:
             fast.forward(pattern.Lp, pattern.Li, L, b)

@@ -97,11 +97,14 @@ def train(options: Namespace) -> int:
 def bench(options: Namespace) -> int:
     """A report of every arm; failed when the learned arm has a mismatch."""
     _use_data(options)
+    from warmstart import layers
     from warmstart.bench import Request
     from warmstart.bench import bench as run
 
     json_path, plot_path = _json_target(options.json), check_target(options.plot) if options.plot else None
     source = _source(options)
+    if options.layers:
+        layers.check(source)
     model = _model(options.model) if options.model else None
     request = Request(
         options.solver,
@@ -117,8 +120,6 @@ def bench(options: Namespace) -> int:
         report = run(source, model, request, progress=progress, note=_say)
         text, data = str(report), report.json()
         if options.layers:
-            from warmstart import layers
-
             table = layers.layers_table(
                 source, options.layers, instances=options.instances, seed=options.seed, progress=progress
             )

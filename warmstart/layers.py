@@ -61,6 +61,11 @@ def layers_table(
     return head | {"active_sets": {"error": left, "seconds": seconds}, "rows": rows}
 
 
+def check(family: Family) -> None:
+    """Raises FamilyError for a family of other problems than lassos of one dictionary and weight."""
+    _lassos(family, 2, 0, "train")
+
+
 def render(data: Mapping[str, Any]) -> str:
     """The table for the terminal."""
     from rich.console import Console

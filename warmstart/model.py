@@ -22,6 +22,7 @@ from warmstart.predictors import Regressor
 from warmstart.shift import Shift, moved
 
 TUNED_ONLY = "the model chose tuned parameters only"
+MOST_SWEEPS = 1000  # steps of a splitting that a file may ask for before those of the refinement
 
 
 @dataclass(frozen=True)
@@ -240,6 +241,10 @@ def _check(model: Model) -> None:
     size = sum(int(np.prod(shape)) for shape in model.code.values())
     middle = np.zeros(len(model.context.mean))
     model.context.score(middle)
+    if model.shift is not None and len(model.shift.slide) not in (0, len(middle)):
+        raise ValueError("the slide of the shift is for contexts of another length")
+    if model.screen is not None and not 0 <= model.screen.sweeps <= MOST_SWEEPS:
+        raise ValueError(f"{model.screen.sweeps} steps of a splitting are no sensible number")
     for regressor in model.predictors.values():
         regressor(middle)
     for pipeline in [*model.pipelines.values(), *model.uncompiled.values()]:

@@ -14,10 +14,11 @@ from typing import NamedTuple
 import numpy as np
 
 from warmstart import adapter as seam
-from warmstart.adapter import ACCEPT, Iterate, Residual, Status
+from warmstart.adapter import ACCEPT, Status
 from warmstart.errors import MissingExtraError, ProblemError
 from warmstart.peers.engines import Clarabel, Daqp, Engine, Piqp
 from warmstart.peers.forms import Condensed, Form, Full
+from warmstart.peers.verdict import verdict
 from warmstart.problem import QP
 from warmstart.result import Result
 from warmstart.solve import Clock
@@ -166,7 +167,7 @@ class Peer:
             residual = self._adapter.residual(problem, iterate, self.tol)
             clock.lap("verify")
             if residual.ratio <= ACCEPT:
-                return self._result(problem, iterate, Status.SOLVED, residual, iterations, clock)
+                return verdict(self.name, problem, iterate, Status.SOLVED, residual, iterations, clock)
             if warm:  # what was kept of the last answer may have gone stale: once more from nothing
                 warm = False
             elif status is Status.SOLVED and self._own_tol > LEAST * self.tol:
@@ -174,24 +175,7 @@ class Peer:
                 self._engine.tighten(self._own_tol)
             else:
                 status = Status.FAILED if status is Status.SOLVED else status
-                return self._result(problem, iterate, status, residual, iterations, clock)
-
-    def _result(
-        self, problem: QP, iterate: Iterate, status: Status, residual: Residual, iterations: int, clock: Clock
-    ) -> Result:
-        solved = f"solved by {self.name}"
-        return Result(
-            status=status,
-            iterate=iterate,
-            residual=residual,
-            iterations=iterations,
-            fallback_iterations=0,
-            fallback=False,
-            start_used=False,
-            reason=solved if status is Status.SOLVED else f"{self.name} stopped: {status}",
-            seconds=dict(clock.seconds),
-            problem=problem,
-        )
+                return verdict(self.name, problem, iterate, status, residual, iterations, clock)
 
 
 def _layout(problem: QP) -> np.ndarray:

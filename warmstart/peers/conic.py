@@ -14,11 +14,12 @@ import numpy as np
 import scipy.sparse as sp
 
 from warmstart import adapter as seam
-from warmstart.adapter import ACCEPT, Iterate, Residual, Status
+from warmstart.adapter import ACCEPT, Status
 from warmstart.cone_program import ConeProgram
 from warmstart.cones import Cones
 from warmstart.errors import MissingExtraError, ProblemError
 from warmstart.peers.engines import Clarabel
+from warmstart.peers.verdict import verdict
 from warmstart.result import Result
 from warmstart.solve import Clock
 
@@ -81,30 +82,13 @@ class Conic:
             residual = self._adapter.residual(problem, iterate, self.tol)
             clock.lap("verify")
             if residual.ratio <= ACCEPT:
-                return _result(problem, iterate, Status.SOLVED, residual, iterations, clock)
+                return verdict("clarabel", problem, iterate, Status.SOLVED, residual, iterations, clock)
             if status is not Status.SOLVED or self._own_tol <= LEAST * self.tol:
                 status = Status.FAILED if status is Status.SOLVED else status
-                return _result(problem, iterate, status, residual, iterations, clock)
+                return verdict("clarabel", problem, iterate, status, residual, iterations, clock)
             self._own_tol *= TIGHTEN
             self._set(self._own_tol)
             self._solver.update(settings=self._settings)
-
-
-def _result(
-    problem: ConeProgram, iterate: Iterate, status: Status, residual: Residual, iterations: int, clock: Clock
-) -> Result:
-    return Result(
-        status=status,
-        iterate=iterate,
-        residual=residual,
-        iterations=iterations,
-        fallback_iterations=0,
-        fallback=False,
-        start_used=False,
-        reason="solved by clarabel" if status is Status.SOLVED else f"clarabel stopped: {status}",
-        seconds=dict(clock.seconds),
-        problem=problem,
-    )
 
 
 def _order(cones: Cones) -> np.ndarray:

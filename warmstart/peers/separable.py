@@ -16,6 +16,7 @@ import numpy as np
 from warmstart import adapter as seam
 from warmstart.adapter import ACCEPT, Iterate, Status
 from warmstart.errors import ProblemError
+from warmstart.peers.verdict import verdict
 from warmstart.result import Result
 from warmstart.solve import Clock
 from warmstart.stopwatch import one_blas_thread
@@ -110,19 +111,8 @@ class Separable:
         clock.lap("solve")
         residual = self._adapter.residual(problem, iterate, self.tol)
         clock.lap("verify")
-        solved = residual.ratio <= ACCEPT
-        return Result(
-            status=Status.SOLVED if solved else Status.LIMIT,
-            iterate=iterate,
-            residual=residual,
-            iterations=iterations,
-            fallback_iterations=0,
-            fallback=False,
-            start_used=False,
-            reason="solved by separable" if solved else f"separable stopped after {iterations} iterations",
-            seconds=dict(clock.seconds),
-            problem=problem,
-        )
+        status = Status.SOLVED if residual.ratio <= ACCEPT else Status.LIMIT
+        return verdict("separable", problem, iterate, status, residual, iterations, clock)
 
     def _loop(self, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
         """Scalings u (n,) and v (m,), and the iterations: until both marginals are right, or the limit.

@@ -20,6 +20,7 @@ from warmstart import adapter as seam
 from warmstart.adapter import ACCEPT, Status
 from warmstart.errors import MissingExtraError, ProblemError
 from warmstart.lasso import Lasso
+from warmstart.peers.verdict import verdict
 from warmstart.result import Result
 from warmstart.solve import Clock
 from warmstart.stopwatch import measure
@@ -48,19 +49,8 @@ class SparsePeer:
         clock.lap("solve")
         residual = self._adapter.residual(problem, iterate, self.tol)
         clock.lap("verify")
-        solved = residual.ratio <= ACCEPT
-        return Result(
-            status=Status.SOLVED if solved else Status.LIMIT,
-            iterate=iterate,
-            residual=residual,
-            iterations=0,
-            fallback_iterations=0,
-            fallback=False,
-            start_used=False,
-            reason=f"solved by {self.name}" if solved else f"{self.name} stopped short of the tolerance",
-            seconds=dict(clock.seconds),
-            problem=problem,
-        )
+        status = Status.SOLVED if residual.ratio <= ACCEPT else Status.LIMIT
+        return verdict(self.name, problem, iterate, status, residual, 0, clock)
 
 
 def sparse_encode(problem: Lasso, tol: float) -> SparsePeer:
