@@ -54,6 +54,7 @@ NO_SOLUTION = {  # OSQP fills x and y with 2143289344.0 there, its idea of NaN
 }
 INTERRUPTED = int(CODES.OSQP_SIGINT)
 NOT_CONVEX = 4  # OSQP_NONCVX_ERROR
+BAD_SETTINGS = 2  # OSQP_SETTINGS_VALIDATION_ERROR
 OSQP_INFINITY = 1e30
 INFINITE = float("inf")
 TINY = 1e-300  # no residual, or one with nothing to compare it with
@@ -78,7 +79,11 @@ class OsqpWorkspace:
         except osqp.OSQPException as error:
             if error.args == (NOT_CONVEX,):
                 raise ProblemError("P is not positive semidefinite: the problem is not convex") from None
+            if error.args == (BAD_SETTINGS,):
+                raise ProblemError(f"OSQP refuses its settings: {settings}") from None
             raise
+        except (TypeError, ValueError) as error:
+            raise ProblemError(f"OSQP refuses its settings: {error}") from None
         # The compiled object behind the wrapper: the same solver without the wrapper's 20 microseconds of packing.
         self._solver = self._object._solver
         self._upper = np.flatnonzero(problem.P.indices <= np.repeat(np.arange(problem.n), np.diff(problem.P.indptr)))
@@ -123,6 +128,13 @@ class OsqpWorkspace:
     def resume(self, tol: float, max_iterations: int, seconds: float) -> Outcome:
         self._push_vectors()
         return self._solve(TIGHTEN * tol, max_iterations, seconds)
+
+    def keep(self, parameters: Parameters) -> OsqpWorkspace:
+        """This one: an adapted rho goes on with it. The parameters are of those that OSQP changes without a set-up."""
+        for name, value in parameters.items():
+            setattr(self._object.settings, name, value)
+        self._solver.update_settings(self._object.settings)
+        return self
 
     def _push_vectors(self) -> None:
         """Before every solve, changed or not: an object that is not updated repeats a stale `solved`."""

@@ -68,6 +68,7 @@ class ScsWorkspace:
         self._upper = sp.triu(problem.P, format="csc")
         self._cold = {slot: np.zeros(shape) for slot, shape in ADAPTER.slots(problem).items()}
         self._last, self._start_parameters = self._cold, {}
+        self._info: dict[str, Any] = {}
 
     def update(self, problem: ConeProgram) -> None:
         if problem.matrices is not self._problem.matrices:
@@ -84,6 +85,16 @@ class ScsWorkspace:
 
     def resume(self, tol: float, max_iterations: int, seconds: float) -> Outcome:
         return self._solve(TIGHTEN * tol, max_iterations, seconds)
+
+    def keep(self, parameters: Parameters) -> ScsWorkspace:
+        """Another, with the scale that the last run has adapted and without what makes every run need a new object."""
+        settled = {
+            "scale": self._info["scale"],
+            "adaptive_scale": False,
+            "acceleration_lookback": 0,
+            "linear_solver": "qdldl",
+        }
+        return ScsWorkspace(self._problem, settled | dict(parameters))
 
     def _object(self, tol: float, max_iterations: int, seconds: float) -> Any:
         """The SCS object with these settings and the problem's data."""
@@ -106,6 +117,8 @@ class ScsWorkspace:
         data = {"P": P, "A": self._problem.A, "b": holds.b, "c": holds.c}
         try:
             return scs.SCS(data, holds.cones.as_scs(), **(self._parameters | self._start_parameters | limits))
+        except TypeError as error:
+            raise ProblemError(f"SCS refuses its settings: {error}") from None
         except ValueError as error:
             raise ProblemError(
                 f"SCS can't be set up for this problem: {error}; most often P is not positive semidefinite"
@@ -115,6 +128,7 @@ class ScsWorkspace:
         limit = 0.0 if seconds == inf else STEP ** floor(log(seconds) / log(STEP))
         found = self._object(tol, max_iterations, limit).solve(warm_start=True, **self._last)
         self._last = iterate = {slot: found[slot] for slot in ("x", "y", "s")}
+        self._info = found["info"]
         status, certificate = self._judge(found["info"]["status_val"], iterate)
         if status is not Status.SOLVED and not all(np.isfinite(values).all() for values in iterate.values()):
             self._last = self._cold

@@ -72,6 +72,9 @@ class SinkhornWorkspace:
         assert self._last is not None
         return self._run(*self._last, True, TIGHTEN * tol, max_iterations, seconds)
 
+    def keep(self, parameters: Parameters) -> SinkhornWorkspace:
+        return SinkhornWorkspace(self._problem, self._parameters | dict(parameters))
+
     def _run(
         self, at: Iterate, settings: Parameters, resume: bool, tol: float, max_iterations: int, seconds: float
     ) -> Outcome:

@@ -94,12 +94,19 @@ def j():
     assert at_import(ast.parse(code)) == {"a", "c", "g", "i"}
 
 
-SOURCES = sorted(p for p in ROOT.rglob("*.py") if not p.is_relative_to(ROOT / "adapters"))
+OF_SOLVERS = [ROOT / "adapters", ROOT / "cvxpy"]  # imported when one of them is chosen
+SOURCES = sorted(p for p in ROOT.rglob("*.py") if not any(p.is_relative_to(folder) for folder in OF_SOLVERS))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_the_flow_imports_no_solver(path: Path) -> None:
     assert not at_import(ast.parse(path.read_text())) & SOLVERS
+
+
+def test_what_is_for_cvxpy_imports_nothing_else() -> None:
+    for path in (ROOT / "cvxpy").glob("*.py"):
+        expected = set() if path.name in ("__init__.py", "options.py") else {"cvxpy"}
+        assert at_import(ast.parse(path.read_text())) & SOLVERS == expected, path.name
 
 
 def test_an_adapter_imports_its_solver_and_no_other() -> None:

@@ -86,6 +86,10 @@ class Workspace(Protocol):
         """Continue from the last run's own iterate at a tighter `tol`; counts only the further iterations."""
         ...
 
+    def keep(self, parameters: Parameters) -> Workspace:
+        """What to keep of a workspace without a model's parameters, for runs from near its solution: it, or another."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Screen:

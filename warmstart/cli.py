@@ -13,6 +13,7 @@ from warmstart.errors import WarmstartError
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 FAMILY_HELP = "a built-in family, an .npz file of problems, or module:attribute"
+PARAMETERS_HELP = "of a cvxpy problem, module:attribute: past values of its parameters, .csv or .npz"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -116,6 +117,7 @@ def _check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--instances", type=_instances, default=50, metavar="N", help="fresh problems (%(default)s)")
     parser.add_argument("--seed", type=_seed, default=1_000_001, help="of the fresh problems (%(default)s)")
     parser.add_argument("--data", metavar="DIR", help="folder of data that a family needs (WARMSTART_DATA)")
+    parser.add_argument("--parameters", metavar="FILE", help=PARAMETERS_HELP)
     parser.set_defaults(set=[])
 
 
@@ -125,6 +127,7 @@ def _family(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", type=_setting, default=[], metavar="NAME=VALUE", help="change a family's setting"
     )
     parser.add_argument("--app-dir", metavar="DIR", help="where module:attribute is imported from (.)")
+    parser.add_argument("--parameters", metavar="FILE", help=PARAMETERS_HELP)
     parser.add_argument("--data", metavar="DIR", help="folder of data that a family needs (WARMSTART_DATA)")
 
 

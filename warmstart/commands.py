@@ -62,7 +62,7 @@ def train(options: Namespace) -> int:
     from warmstart.training import train as run
 
     _use_data(options)
-    source = _source(options)
+    source = _source(options, options.solver)
     solver = options.solver or source.solver
     out = check_target(
         options.out or f"{source.name}-{solver}{model_file.SUFFIX}", suffix=model_file.SUFFIX, new=not options.force
@@ -102,7 +102,7 @@ def bench(options: Namespace) -> int:
     from warmstart.bench import bench as run
 
     json_path, plot_path = _json_target(options.json), check_target(options.plot) if options.plot else None
-    source = _source(options)
+    source = _source(options, options.solver)
     if options.layers:
         layers.check(source)
     model = _model(options.model) if options.model else None
@@ -158,7 +158,7 @@ def check(options: Namespace) -> int:
 
     _use_data(options)
     model = _model(options.model)
-    source = _source(options) if options.family else None
+    source = _source(options, str(model.card["solver"])) if options.family else None
     with bars() as progress:
         claims = run(model, source, instances=options.instances, seed=options.seed, progress=progress)
     rows = [(claim.text, claim.measured, "holds" if claim.holds else "FAILS") for claim in claims]
@@ -172,8 +172,8 @@ def _use_data(options: Namespace) -> None:
         os.environ["WARMSTART_DATA"] = options.data
 
 
-def _source(options: Namespace) -> Family:
-    return find(options.family, dict(options.set), options.app_dir)
+def _source(options: Namespace, solver: str | None) -> Family:
+    return find(options.family, dict(options.set), options.app_dir, options.parameters, solver)
 
 
 def _model(text: str) -> Model:

@@ -35,7 +35,8 @@ class Plan:
     `why_cold` is the reason that Results give where `propose` is None. With an `engine`, starts are refined before the
     guard sees them, from nothing where `propose` is None and `why_cold` is empty; `start_parameters` go with them.
     `express` does an undisturbed solve in one compiled call. `admit` raises StructureError for a problem that the model
-    is not for.
+    is not for. With `adopt` the workspace of the first run on fresh state that solves is kept, with these parameters
+    changed, in place of one opened before.
     """
 
     parameters: Parameters = field(default_factory=dict)
@@ -48,6 +49,7 @@ class Plan:
     start_parameters: Parameters = field(default_factory=dict)
     express: Express | None = None
     admit: Callable[[Any], None] | None = None
+    adopt: Parameters | None = None
 
 
 class Arrival(NamedTuple):

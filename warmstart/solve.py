@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from warmstart import adapter as seam
-from warmstart.adapter import ACCEPT, Engine, Express, Iterate, Outcome, Residual, Start, Status, Workspace
+from warmstart.adapter import ACCEPT, Engine, Express, Iterate, Outcome, Parameters, Residual, Start, Status, Workspace
 from warmstart.errors import ProblemError, StructureError
 from warmstart.guard import conform, credible, data_size, judge, unsettled
 from warmstart.plan import Arrival, make_plan
 from warmstart.problem import Problem
 from warmstart.result import STAGES, Result
 
+if TYPE_CHECKING:
+    import cvxpy
+
 NO_SECONDS: dict[str, float] = dict.fromkeys(STAGES, 0.0)
 NO_HINT = np.zeros(0)
 Begun = tuple[Start, Residual]
 
 
-def solve(problem: Problem, warm_start: Any = None, **options: Any) -> Result:
+def solve(problem: Problem | cvxpy.Problem, warm_start: Any = None, **options: Any) -> Result:
     """The Result of one problem; a loop keeps a `Solver` instead. Options are those of `Solver`."""
+    if _is_cvxpy(problem):
+        from warmstart.cvxpy import load
+
+        return load("direct").solve_once(problem, warm_start, options)
     return Solver(problem, warm_start, **options).solve()
 
 
@@ -33,13 +41,23 @@ class Solver:
     one for the problem's class. `tol`: by default the solver's own. `max_iterations`: of the cold run (a run from a
     start has the model's budget). `time_limit`: seconds for everything that one solve does. `verify`: "residual"
     accepts a start that meets the tolerance by our residuals after 0 iterations, "solver" lets the solver confirm it.
+    `settings`: the solver's own, by its own names, for runs on fresh state; the others have the model's.
 
     Belongs to one thread. Raises ProblemError, StructureError or StartError for unusable input.
+    For a cvxpy problem this is a `warmstart.cvxpy.direct.ProblemSolver`, whose `solve` takes parameters by name.
     """
+
+    def __new__(cls, problem: Any, *args: Any, **options: Any) -> Self:
+        """The Solver, or its counterpart for cvxpy problems."""
+        if _is_cvxpy(problem):
+            from warmstart.cvxpy import load
+
+            return load("direct").ProblemSolver(problem, *args, **options)
+        return super().__new__(cls)
 
     def __init__(
         self,
-        problem: Problem,
+        problem: Problem | cvxpy.Problem,
         warm_start: Any = None,
         *,
         solver: str | None = None,
@@ -47,7 +65,10 @@ class Solver:
         max_iterations: int | None = None,
         time_limit: float | None = None,
         verify: str = "residual",
+        settings: Parameters | None = None,
     ) -> None:
+        if TYPE_CHECKING:
+            assert isinstance(problem, Problem)
         self.adapter = seam.load(solver or seam.default_solver(problem))
         self._check_class(problem)
         self.tol = _positive("tol", self.adapter.tolerance if tol is None else tol)
@@ -60,8 +81,9 @@ class Solver:
         self.previous: Iterate | None = None
         self.plan = make_plan(warm_start, self.adapter, problem, self.tol)
         self._size = 1.0  # of the data, as far as it had to be known
+        self._settings = dict(settings or {})
         self._workspace: Workspace | None = None
-        if self.plan.parameters or self.plan.propose or self.plan.engine:
+        if self.plan.adopt is None and (self.plan.parameters or self.plan.propose or self.plan.engine):
             self._workspace = self.adapter.open(problem, self.plan.parameters)
         if self.plan.express:
             self.plan.express.warm_up(getattr(problem, "single", problem), self.tol)
@@ -192,7 +214,11 @@ class Solver:
             fallback = True
         else:
             fallback = False
-        outcome, residual = self._run(self.adapter.open(problem, {}), None, None, problem, clock)
+        fresh = self.adapter.open(problem, self._settings)
+        outcome, residual = self._run(fresh, None, None, problem, clock)
+        if self.plan.adopt is not None and self._workspace is None and outcome.status is Status.SOLVED:
+            self._workspace = fresh.keep(self.plan.adopt)
+            clock.lap("solve")
         return self._result(problem, outcome, residual, clock, reason, steps, iterations if fallback else None)
 
     def _propose(self, problem: Any, clock: Clock) -> tuple[Start | None, str]:
@@ -277,6 +303,12 @@ class Solver:
             certificate=outcome.certificate,
             problem=problem,
         )
+
+
+def _is_cvxpy(problem: Any) -> bool:
+    """Whether this is a problem of cvxpy, which has then been imported."""
+    module = sys.modules.get("cvxpy")
+    return module is not None and isinstance(problem, module.Problem)
 
 
 class Clock:

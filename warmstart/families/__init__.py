@@ -144,11 +144,21 @@ def family(name: str, **settings: Any) -> Family:
     return cls(**{key: _convert(name, defaults, key, value) for key, value in settings.items()})
 
 
-def find(text: str, settings: Mapping[str, Any] | None = None, app_dir: str | Path | None = None) -> Family:
+def find(
+    text: str,
+    settings: Mapping[str, Any] | None = None,
+    app_dir: str | Path | None = None,
+    parameters: str | Path | None = None,
+    solver: str | None = None,
+) -> Family:
     """The family that a user means: a built-in name, an `.npz` file of problems, or `module:attribute`.
+
+    `parameters` and `solver` are for a cvxpy problem, see `load_attribute`.
 
     Raises FamilyError, with the names that are close, when it is none of these.
     """
+    if parameters is not None and ":" not in text:
+        raise FamilyError(f"{text} has no --parameters; they are for module:attribute, a cvxpy problem")
     if text in FAMILIES:
         return family(text, **(settings or {}))
     if not text.endswith(".npz") and ":" not in text:
@@ -157,7 +167,7 @@ def find(text: str, settings: Mapping[str, Any] | None = None, app_dir: str | Pa
         raise FamilyError(f"{text} takes no settings; only the built-in families do: {', '.join(FAMILIES)}")
     if text.endswith(".npz"):
         return ProblemsFamily(read_problems(text), name=Path(text).stem)
-    return load_attribute(text, app_dir)
+    return load_attribute(text, app_dir, parameters, solver)
 
 
 def _entry(name: str) -> Entry:

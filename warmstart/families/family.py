@@ -6,7 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, _ProtocolMeta, runtime_checkable
 
 import numpy as np
 
@@ -19,8 +19,18 @@ PERSISTENCE = 0.99
 """Correlation of what varies in a trajectory's problem with that of the one before."""
 
 
+class FamilyClass(_ProtocolMeta):
+    """What can be asked of the class `Family` and of no family."""
+
+    def from_cvxpy(self, problem: Any, parameters: Any, **options: Any) -> Family:
+        """The family of a cvxpy problem: see `warmstart.families.parametrised.from_cvxpy`."""
+        from warmstart.families.parametrised import from_cvxpy
+
+        return from_cvxpy(problem, parameters, **options)
+
+
 @runtime_checkable
-class Family(Protocol):
+class Family(Protocol, metaclass=FamilyClass):
     """A named, seeded source of problems of one structure.
 
     The structure and all constants depend on the settings alone, never on the seed or the split.

@@ -39,6 +39,7 @@ class ProblemsFamily:
         self.name = name
         self.solver = solver or default_solver(self._problems[0])
         self.settings: Mapping[str, int | float] = {}
+        self.parameters: list[list[Any]] | None = None  # name and shape of each, where a cvxpy problem has them
         self.counts = {split: end - begin for split, begin, end in _ranges(len(self._problems))}
 
     def sample(self, count: int, seed: int, split: str) -> Iterator[Problem]:
@@ -84,9 +85,12 @@ def _check(problems: Sequence[Problem], name: str) -> None:
             raise FamilyError(f"{name}: problem {k} has another class, shape or sparsity pattern than problem 0")
 
 
-def load_attribute(text: str, app_dir: str | Path | None = None) -> Family:
+def load_attribute(
+    text: str, app_dir: str | Path | None = None, parameters: str | Path | None = None, solver: str | None = None
+) -> Family:
     """The family that `module:attribute` names: a Family, a callable that returns one, or an iterable of problems.
 
+    It may also name a cvxpy problem, with a file of its `parameters`' values and the `solver` to canonicalise it for.
     The module is imported from `app_dir` (the current directory when None) or from what is installed: user code runs.
     """
     module, _, attribute = text.partition(":")
@@ -98,7 +102,20 @@ def load_attribute(text: str, app_dir: str | Path | None = None) -> Family:
     value = source[attribute]
     if isinstance(value, type) or (callable(value) and not isinstance(value, Family)):
         value = value()
-    return _as_family(value, text)
+    if parameters is None and not _is_cvxpy(value):
+        return _as_family(value, text)
+    if parameters is None:
+        raise FamilyError(f"{text} is a cvxpy problem; pass a table of its parameters' values with --parameters")
+    if not _is_cvxpy(value):
+        raise FamilyError(f"{text} is a {type(value).__name__}; only a cvxpy problem has --parameters")
+    from warmstart.families.parametrised import from_cvxpy
+
+    return from_cvxpy(value, parameters, solver=solver, name=text.partition(":")[2])
+
+
+def _is_cvxpy(value: Any) -> bool:
+    module = sys.modules.get("cvxpy")
+    return module is not None and isinstance(value, module.Problem)
 
 
 def _import(module: str, app_dir: Path) -> Any:

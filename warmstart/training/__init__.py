@@ -315,6 +315,7 @@ def _card(
         "samples": samples,
         "seed": seed,
         "predictor": predictor,
+        **({"parameters": source.parameters} if getattr(source, "parameters", None) else {}),
         "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
         "machine": platform.machine(),
     }

@@ -1,0 +1,134 @@
+"""`ws.solve` and `ws.Solver` on a cvxpy problem: parameters to the solver and its answer to variables and constraints.
+
+What cvxpy does anew at every solve is done once, when the Solver is opened: its data come from the parameters by one
+sparse product. Values, duals, status and solver_stats are set by cvxpy's own code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cvxpy import error as cvxpy_error
+from cvxpy import settings as s
+from cvxpy.reductions.eval_params import EvalParams
+
+from warmstart.adapter import Status
+from warmstart.cvxpy.interfaces import CONCLUSIVE, OSQP, SCS, Answer
+from warmstart.cvxpy.options import EPS, Options, open_solver
+from warmstart.cvxpy.parameters import assign, check_card, check_values, named
+from warmstart.errors import ProblemError
+from warmstart.result import Result
+
+INTERFACES = {"osqp": OSQP, "scs": SCS}
+KEPT = "warmstart direct"
+NOT_DPP = (
+    "the problem is not DPP (cvxpy: Disciplined Parametrized Programming): its data are no affine function of its "
+    "parameters; problem.solve(solver=ws.cvxpy.OSQP) or SCS takes it, and compiles it at every solve"
+)
+
+
+class Canonical:
+    """A DPP problem as cvxpy compiles it for one of our solvers, the first of ours that can solve it unless named.
+
+    Raises ProblemError: not DPP or DCP, integer, cones that the solver has not, no variables, parameters without value.
+    """
+
+    def __init__(self, problem: Any, solver: str | None = None) -> None:
+        if solver is not None and solver not in INTERFACES:
+            raise ProblemError(f"{solver!r} solves no cvxpy problems; accepted: {', '.join(INTERFACES)}")
+        self.source = problem
+        self.parameters = named(problem)
+        check_values(self.parameters)
+        names = [solver] if solver else list(INTERFACES)
+        self.solver = next((name for name in names[:-1] if self._compiles(name)), names[-1])
+        data, self._chain, inverse = self._compile(self.solver)
+        if not isinstance(data, dict):  # but the value of a constant
+            raise ProblemError("the problem has no variables")
+        if any(isinstance(reduction, EvalParams) for reduction in self._chain.reductions):
+            raise ProblemError(NOT_DPP)  # cvxpy does not look again at a problem that it has compiled before
+        self._inverse = inverse[:-1]
+        self._compiled = INTERFACES[self.solver].compile(data[s.PARAM_PROB])
+
+    def _compiles(self, name: str) -> bool:
+        try:
+            self._compile(name)
+        except ProblemError:
+            return False
+        return True
+
+    def _compile(self, name: str) -> Any:
+        try:
+            return self.source.get_problem_data(INTERFACES[name], enforce_dpp=True)
+        except cvxpy_error.DPPError:
+            raise ProblemError(NOT_DPP) from None
+        except (cvxpy_error.DCPError, cvxpy_error.SolverError) as error:
+            raise ProblemError(f"cvxpy: {error}") from None
+
+    def at(self) -> tuple[Any, float]:
+        """Our problem at the parameters' values, and the constant of its objective. Raises ProblemError for NaN."""
+        for reduction in self._chain.reductions:
+            reduction.update_parameters(self.source)
+        return self._compiled.at(self._compiled.values())
+
+    def write(self, result: Result, offset: float) -> None:
+        """Values, duals, status and solver_stats of the cvxpy problem."""
+        if result.status in CONCLUSIVE:
+            inverse = {**self._compiled.inverse, s.OFFSET: offset}
+            answer = Answer(INTERFACES[self.solver].raw(result), result)
+            self.source.unpack_results(answer, self._chain, [*self._inverse, inverse])
+        else:
+            self.source._clear_solution()
+            self.source._status = s.USER_LIMIT if result.status is Status.LIMIT else s.SOLVER_ERROR
+
+
+class ProblemSolver:
+    """A Solver of a DPP problem of cvxpy, for a loop over its parameters' values.
+
+    `warm_start`: as for `ws.Solver`, or as for cvxpy: True, the default, for the previous solution, False for none.
+    `tol` is eps_abs = eps_rel, by default cvxpy's own. Belongs to one thread. Raises ProblemError, StructureError.
+    """
+
+    def __init__(
+        self,
+        problem: Any,
+        warm_start: Any = None,
+        *,
+        solver: str | None = None,
+        tol: float | None = None,
+        max_iterations: int | None = None,
+        time_limit: float | None = None,
+        verify: str = "residual",
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        card = getattr(warm_start, "card", {})
+        self._canonical = Canonical(problem, solver or card.get("solver"))
+        check_card(card, self._canonical.parameters)
+        options = Options(
+            self._canonical.solver, EPS if tol is None else tol, max_iterations, time_limit, verify, settings
+        )
+        first, _ = self._canonical.at()
+        warm_start = True if warm_start is None else warm_start
+        self.solver = open_solver(first, warm_start, options, strict=True)
+
+    def solve(self, **values: Any) -> Result:
+        """The Result at the parameters' values, of which some may be given by name; it is written to the problem.
+
+        Where it is not conclusive, the problem has no values, and cvxpy's status is user_limit or solver_error.
+        """
+        for name, value in values.items():
+            assign(self._canonical.parameters, name, value)
+        ours, offset = self._canonical.at()
+        result = self.solver.solve(ours)
+        self._canonical.write(result, offset)
+        return result
+
+
+def solve_once(problem: Any, warm_start: Any, options: Mapping[str, Any]) -> Result:
+    """The Result of one cvxpy problem; its Solver stays with it in cvxpy's own cache, for the next call."""
+    known, given, solver = problem._solver_cache.pop(KEPT, (None, None, None))
+    if solver is None or known is not warm_start or given != options:
+        solver = ProblemSolver(problem, warm_start, **options)
+    result = solver.solve()
+    problem._solver_cache[KEPT] = warm_start, options, solver
+    return result
