@@ -40,6 +40,8 @@ class Canonical:
         self.source = problem
         self.parameters = named(problem)
         check_values(self.parameters)
+        if problem.is_mixed_integer():
+            raise ProblemError("the problem has integer or boolean variables, which neither OSQP nor SCS takes")
         names = [solver] if solver else list(INTERFACES)
         self.solver = next((name for name in names[:-1] if self._compiles(name)), names[-1])
         data, self._chain, inverse = self._compile(self.solver)
