@@ -46,6 +46,9 @@ SIZES = {
     "patches": (400, 100),
     "sparse-synthetic": (512, 256),
     "inpaint": (400, 50),
+    "cvxpy-portfolio": (95, 126),
+    "cvxpy-mpc": (206, 336),
+    "cvxpy-socp": (62, 182),
 }
 SMALL: dict[str, dict[str, int]] = {
     "mpc-large": {"masses": 8, "horizon": 12},
@@ -62,6 +65,9 @@ SMALL: dict[str, dict[str, int]] = {
     "lasso-socp": {"rows": 15, "columns": 30},
     "group-lasso": {"rows": 30, "columns": 20},
     "transport-lp": {"points": 5},
+    "cvxpy-portfolio": {"assets": 8},
+    "cvxpy-mpc": {"horizon": 4},
+    "cvxpy-socp": {"rows": 20, "columns": 10},
 }
 EVERYTHING_CHANGES = ("random-qp", "clouds")
 CONTROL = ("mpc-quadcopter", "mpc-masses", "mpc-large")
@@ -86,6 +92,8 @@ def name(request: pytest.FixtureRequest) -> str:
         pytest.skip("set WARMSTART_DATA to the folder that holds mnist")
     if request.param == "digits":
         pytest.importorskip("sklearn")
+    if request.param.startswith("cvxpy-"):
+        pytest.importorskip("cvxpy")
     return request.param
 
 
@@ -159,6 +167,7 @@ def test_only_the_context_varies(name: str) -> None:
     expected |= {"random": {"P", "A", "q", "l", "u"}}
     expected |= {key: {"signal"} for key in ("patches", "sparse-synthetic", "inpaint")}
     expected |= {key: {"a", "b"} for key in ("digits", "mnist", "sphere")} | {"clouds": {"a", "b", "x", "y"}}
+    expected |= {"cvxpy-portfolio": {"q", "u"}, "cvxpy-mpc": {"l", "u"}, "cvxpy-socp": {"b"}}
     expected |= {key: {"b"} for key in ("robust", "lasso-socp", "transport")} | {"maxcut": {"c"}, "group": {"c"}}
     assert [varying] == [fields for key, fields in expected.items() if name.startswith(key)]
 

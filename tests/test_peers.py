@@ -27,6 +27,8 @@ SMALL: dict[str, dict[str, int]] = {
     "qp-inequality": {"n": 20},
     "lasso-qp": {"rows": 30, "columns": 10},
     "obstacle": {"side": 6},
+    "cvxpy-portfolio": {"assets": 8},
+    "cvxpy-mpc": {"horizon": 4},
 }
 WAYS = [
     pytest.param(name, way, id=f"{name}-{way.form.__name__}-{way.variant}")
@@ -42,6 +44,8 @@ def qp(*data: Any) -> Any:
 
 
 def small(name: str) -> Any:
+    if name.startswith("cvxpy-"):
+        pytest.importorskip("cvxpy")
     return families.family(name, **SMALL[name])
 
 

@@ -20,7 +20,7 @@ from warmstart.problem import QP
 from warmstart.result import Result
 from warmstart.shift import Shift
 from warmstart.solve import Solver, solve
-from warmstart.stopwatch import Arm, measure
+from warmstart.stopwatch import Arm, Solve, measure
 from warmstart.training.tuning import tune
 from warmstart.transport import Transport
 
@@ -177,7 +177,7 @@ def _solver(setting: Setting, warm_start: Any) -> Solver:
     )
 
 
-def _kept(setting: Setting, warm_start: Any) -> Arm:
+def _kept(setting: Setting, warm_start: Any) -> Solve:
     """An arm on a Solver of its own that keeps its workspace."""
     solver = _solver(setting, warm_start)
     for problem in setting.train[:2]:

@@ -87,6 +87,7 @@ def bench(
         verify=request.verify,
         progress=progress,
         about=about,
+        more=getattr(family, "arms", None),
     )
     if not request.curves:
         return report

@@ -22,7 +22,7 @@ from warmstart.progress import Report as Progress
 from warmstart.progress import silent
 from warmstart.result import STAGES, Result
 from warmstart.solve import Solver
-from warmstart.stopwatch import Run, measure
+from warmstart.stopwatch import Arm, Run, measure
 from warmstart.training.tuning import wrong_objective
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ REFERENCE: Mapping[str, Parameters] = {"sinkhorn": {"domain": "log"}}
 """What references are confirmed with, beside the tuned parameters: another computation of the same answer."""
 PACKAGES = {"sinkhorn": ("ott-jax", "jax"), "ista": ("scikit-learn",)}
 """The packages of a solver whose name is not that of its package."""
+OWN, ROUTES = "cvxpy", ("option", "option+model", "direct", "direct+model")
+"""The arms of families that are written in cvxpy: its own warm path, and ours through it (see warmstart.cvxpy.arms)."""
 LIMIT_FACTOR = 5  # iteration limit of every arm, in terms of the solver's own: a limit is no part of the speed
 
 
@@ -90,11 +92,12 @@ def compare(
     peers: bool = True,
     progress: Progress = silent,
     about: dict[str, Any] | None = None,
+    more: Callable[[Setting], Mapping[str, Arm]] | None = None,
 ) -> Report:
     """The Report of every arm on held-out `problems`; `train`: training problems for tuning and for the nearest arm.
 
     Without `train`, training problems of the model's own family are drawn anew, which works for built-in families.
-    `peers`: other solvers too, where they are installed, in one pass of their own.
+    `peers`: other solvers too, where they are installed, in one pass of their own. `more`: further arms of the family.
     With a `trajectory` of training problems, `problems` are consecutive: the first one leads in, untimed, and the
     `previous` arm stands beside the others. Seconds are CPU time of the process, BLAS on one thread.
     """
@@ -120,6 +123,7 @@ def compare(
     setting = Setting(adapter, tol, model, neighbours, solutions, trajectory, limit, verify)
     progress("tuning the stock arms", 0, 1)
     arms, parameters = build(setting, {id(p): r for p, r in zip(problems, references, strict=True)})
+    arms |= more(setting) if more else {}
     progress("tuning the stock arms", 1, 1)
     done, total = [0], passes * len(problems)
 
@@ -249,6 +253,7 @@ def _ratios(
         "iteration_ratio": ratio(iterations[strongest], iterations["learned"]),
         "speedup_over": {name: ratio(s, seconds["learned"]) for name, s in seconds.items() if name != "learned"},
         "of_the_exact_bound": ratio(seconds["learned"], seconds["exact"]) if "exact" in seconds else None,
+        "speedup_over_cvxpy": {name: ratio(seconds[OWN], seconds[name]) for name in ROUTES if name in seconds},
         "training_seconds": training,
         "break_even_solves": math.ceil(training / saved) if training and helped and saved > 0 else None,
     }

@@ -18,9 +18,24 @@ BLOCK = 10  # problems that an arm solves in a row
 LEAD = 4  # problems that it solves untimed before them
 SLOW = 2e-3  # seconds of a solve, beyond which one is enough: caches are no part of it
 LONG = 5.0  # seconds of a pass, after which an arm has no other
+Solve = Callable[[Any], Result]
+"""From a problem to its Result, all that a user would pay for inside."""
 
-Arm = Callable[[Any], Result]
-"""One way to solve: from a problem to its Result, all that a user would pay for inside."""
+
+@dataclass(frozen=True)
+class Staged:
+    """An arm of which only `solve` is timed.
+
+    `before` does what all ways to solve the problem have in common, `after` makes a Result of what `solve` gave.
+    """
+
+    before: Callable[[Any], None]
+    solve: Callable[[Any], Any]
+    after: Callable[[Any, Any], Result]
+
+
+Arm = Solve | Staged
+"""One way to solve."""
 
 
 @dataclass(frozen=True)
@@ -65,19 +80,21 @@ def measure(
                 turn = (number + k) % len(names)
                 order = names[turn:] + names[:turn]
                 for name in order if k % 2 == 0 else reversed(order):
-                    solve = arms[name]
+                    before, solve, after = _stages(arms[name])
                     if k and wall[name][0].sum() > LONG:
                         continue
                     lead = 1 if wall[name][0, 0] > SLOW else LEAD
                     for i in range(block[0] - lead, block[0]):
+                        before(problems[max(i, 0)])
                         solve(problems[max(i, 0)])
                     for i in block:
+                        before(problems[i])
                         begin, cpu_begin = perf_counter(), process_time()
                         result = solve(problems[i])
                         cpu_end, end = process_time(), perf_counter()
                         cpu[name][k, i], wall[name][k, i] = cpu_end - cpu_begin, end - begin
                         if k == 0:
-                            results[name].append(result)
+                            results[name].append(after(problems[i], result))
                 for _ in block:
                     tick()
     done = {name: 1 if wall[name][0].sum() > LONG else passes for name in names}
@@ -89,6 +106,13 @@ def measure(
         )
         for name in names
     }
+
+
+def _stages(arm: Arm) -> tuple[Callable[[Any], None], Callable[[Any], Any], Callable[[Any, Any], Result]]:
+    """What comes before the clock, inside and after it."""
+    if isinstance(arm, Staged):
+        return arm.before, arm.solve, arm.after
+    return lambda problem: None, arm, lambda problem, result: result
 
 
 @contextmanager

@@ -46,6 +46,9 @@ def _words(data: dict[str, Any]) -> list[str]:
     fewer = "no solver iterations left" if iteration is None else f"{iteration:.2f} times fewer iterations"
     times = "no measurable time" if speedup is None else f"{speedup:.2f} times in time"
     lines.append(f"learned against {data['strongest']}: {times}, {fewer}")
+    if over := data.get("speedup_over_cvxpy"):
+        ways = ", ".join(f"{name} {ratio:.2f}x" for name, ratio in over.items())
+        lines.append(f"against cvxpy's own path from the previous solution: {ways}")
     if not learned["starts_used"]:
         lines.append("no start was used: selection kept tuned parameters only, or no context was in range")
     if data["training_seconds"] is not None:

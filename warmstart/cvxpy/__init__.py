@@ -31,6 +31,12 @@ def __getattr__(name: str) -> Any:
 
 def load(name: str) -> Any:
     """A module of this package that needs cvxpy. Raises MissingExtraError without it, or with one that is too old."""
+    package()
+    return importlib.import_module(f"warmstart.cvxpy.{name}")
+
+
+def package() -> Any:
+    """cvxpy itself. Raises MissingExtraError without it, or with one that is too old."""
     try:
         found = importlib.import_module("cvxpy")
     except ModuleNotFoundError as error:
@@ -41,4 +47,4 @@ def load(name: str) -> Any:
         raise MissingExtraError(
             f"warmstart.cvxpy needs cvxpy 1.8 or later, not {found.__version__}; pip install 'warmstart[cvxpy]'"
         )
-    return importlib.import_module(f"warmstart.cvxpy.{name}")
+    return found

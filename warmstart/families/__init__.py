@@ -119,6 +119,19 @@ FAMILIES: dict[str, Entry] = {
         "Inpaint",
         "sparse codes of patches with half their pixels missing; the patch changes",
     ),
+    "cvxpy-portfolio": Entry(
+        "warmstart.families.modelled",
+        "Backtest",
+        "30 assets day by day, with a price for turnover, in cvxpy; expected returns and holdings change",
+    ),
+    "cvxpy-mpc": Entry(
+        "warmstart.families.modelled", "SoftControl", "three masses within soft bounds, in cvxpy; the state changes"
+    ),
+    "cvxpy-socp": Entry(
+        "warmstart.families.modelled",
+        "RobustFit",
+        "least squares with doubtful data, 60 x 30, in cvxpy; the signal changes",
+    ),
 }
 """The built-in families; a module is imported when its family is asked for."""
 
