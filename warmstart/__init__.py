@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from warmstart import cvxpy
 from warmstart.adapter import Start, Status
 from warmstart.cone_program import ConeProgram
 from warmstart.cones import Cones
@@ -15,7 +16,6 @@ from warmstart.solve import Solver, solve
 from warmstart.transport import Grid, PointCloud, Transport
 
 if TYPE_CHECKING:
-    from warmstart import cvxpy
     from warmstart.families import Family
     from warmstart.model import Model, load, pretrained, save
     from warmstart.report import Report, compare
@@ -61,8 +61,6 @@ _LAZY = {
 
 def __getattr__(name: str) -> Any:
     """Names that need more than NumPy and SciPy are imported when they are first used."""
-    if name == "cvxpy":
-        return importlib.import_module("warmstart.cvxpy")
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'warmstart' has no attribute {name!r}")

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from warmstart.adapter import ACCEPT, Outcome, Residual, Start, Status
+from warmstart.clock import Clock
 from warmstart.guard import judge
 from warmstart.plan import previous_start
 from warmstart.result import Result
-from warmstart.solve import Clock, Solver
+from warmstart.solve import Solver
 
 
 class Waiting(NamedTuple):

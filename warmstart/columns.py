@@ -8,8 +8,9 @@ import numpy as np
 
 from warmstart.adapter import ACCEPT, Outcome, Status
 from warmstart.batch import solve_together, suits
+from warmstart.clock import Clock
 from warmstart.result import STAGES, Result
-from warmstart.solve import Clock, Solver
+from warmstart.solve import Solver
 
 WORST = (Status.SOLVED, Status.LIMIT, Status.FAILED)
 

@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from warmstart import adapter as seam
 from warmstart.adapter import ACCEPT, Engine, Express, Iterate, Outcome, Parameters, Residual, Start, Status, Workspace
+from warmstart.clock import Clock
+from warmstart.cvxpy import is_cvxpy, load
 from warmstart.errors import ProblemError, StructureError
 from warmstart.guard import conform, credible, data_size, judge, unsettled
 from warmstart.plan import Arrival, make_plan
 from warmstart.problem import Problem
-from warmstart.result import STAGES, Result
+from warmstart.result import Result
 
 if TYPE_CHECKING:
     import cvxpy
 
-NO_SECONDS: dict[str, float] = dict.fromkeys(STAGES, 0.0)
 NO_HINT = np.zeros(0)
 Begun = tuple[Start, Residual]
 
 
 def solve(problem: Problem | cvxpy.Problem, warm_start: Any = None, **options: Any) -> Result:
     """The Result of one problem; a loop keeps a `Solver` instead. Options are those of `Solver`."""
-    if _is_cvxpy(problem):
-        from warmstart.cvxpy import load
-
+    if is_cvxpy(problem):
         return load("direct").solve_once(problem, warm_start, options)
     return Solver(problem, warm_start, **options).solve()
 
@@ -49,9 +46,7 @@ class Solver:
 
     def __new__(cls, problem: Any, *args: Any, **options: Any) -> Self:
         """The Solver, or its counterpart for cvxpy problems."""
-        if _is_cvxpy(problem):
-            from warmstart.cvxpy import load
-
+        if is_cvxpy(problem):
             return load("direct").ProblemSolver(problem, *args, **options)
         return super().__new__(cls)
 
@@ -303,32 +298,6 @@ class Solver:
             certificate=outcome.certificate,
             problem=problem,
         )
-
-
-def _is_cvxpy(problem: Any) -> bool:
-    """Whether this is a problem of cvxpy, which has then been imported."""
-    module = sys.modules.get("cvxpy")
-    return module is not None and isinstance(problem, module.Problem)
-
-
-class Clock:
-    """Seconds of wall time by stage since it was made."""
-
-    __slots__ = ("_begin", "_last", "seconds")
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = NO_SECONDS.copy()
-        self._begin = self._last = perf_counter()
-
-    def lap(self, stage: str) -> None:
-        """Count the time since the last lap to `stage`."""
-        now = perf_counter()
-        self.seconds[stage] += now - self._last
-        self._last = now
-
-    def total(self) -> float:
-        """Seconds since the clock was made."""
-        return perf_counter() - self._begin
 
 
 def _difference(problem: Any, known: Any) -> str:

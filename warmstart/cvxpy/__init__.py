@@ -10,6 +10,7 @@ cvxpy does anew at every solve. Needs the extra `cvxpy`, which is imported when 
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from warmstart.errors import MissingExtraError
@@ -27,6 +28,12 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'warmstart.cvxpy' has no attribute {name!r}")
     return getattr(load("interfaces"), name)
+
+
+def is_cvxpy(problem: Any) -> bool:
+    """Whether this is a problem of cvxpy, which has then been imported."""
+    module = sys.modules.get("cvxpy")
+    return module is not None and isinstance(problem, module.Problem)
 
 
 def load(name: str) -> Any:

@@ -15,9 +15,9 @@ from cvxpy import settings as s
 
 from warmstart.adapter import Adapter, Status
 from warmstart.arms import Instance, Setting
+from warmstart.clock import NO_SECONDS
 from warmstart.cvxpy.direct import INTERFACES, ProblemSolver
 from warmstart.result import Result
-from warmstart.solve import NO_SECONDS
 from warmstart.stopwatch import Staged
 
 STATUSES = {s.OPTIMAL: Status.SOLVED, s.INFEASIBLE: Status.INFEASIBLE, s.UNBOUNDED: Status.UNBOUNDED}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.adapter import Iterate, default_solver
+from warmstart.cvxpy import is_cvxpy
 from warmstart.errors import FamilyError
 from warmstart.families.family import SPLITS, Family
 from warmstart.problem import Problem
@@ -102,20 +103,15 @@ def load_attribute(
     value = source[attribute]
     if isinstance(value, type) or (callable(value) and not isinstance(value, Family)):
         value = value()
-    if parameters is None and not _is_cvxpy(value):
+    if parameters is None and not is_cvxpy(value):
         return _as_family(value, text)
     if parameters is None:
         raise FamilyError(f"{text} is a cvxpy problem; pass a table of its parameters' values with --parameters")
-    if not _is_cvxpy(value):
+    if not is_cvxpy(value):
         raise FamilyError(f"{text} is a {type(value).__name__}; only a cvxpy problem has --parameters")
     from warmstart.families.parametrised import from_cvxpy
 
     return from_cvxpy(value, parameters, solver=solver, name=text.partition(":")[2])
-
-
-def _is_cvxpy(value: Any) -> bool:
-    module = sys.modules.get("cvxpy")
-    return module is not None and isinstance(value, module.Problem)
 
 
 def _import(module: str, app_dir: Path) -> Any:

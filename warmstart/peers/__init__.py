@@ -15,13 +15,13 @@ import numpy as np
 
 from warmstart import adapter as seam
 from warmstart.adapter import ACCEPT, Status
+from warmstart.clock import Clock
 from warmstart.errors import MissingExtraError, ProblemError
 from warmstart.peers.engines import Clarabel, Daqp, Engine, Piqp
 from warmstart.peers.forms import Condensed, Form, Full
 from warmstart.peers.verdict import verdict
 from warmstart.problem import QP
 from warmstart.result import Result
-from warmstart.solve import Clock
 from warmstart.stopwatch import one_blas_thread
 
 TIGHTEN = 0.1  # what a peer's own tolerance is multiplied by, for good, when our residual rejects its answer

@@ -15,13 +15,13 @@ import scipy.sparse as sp
 
 from warmstart import adapter as seam
 from warmstart.adapter import ACCEPT, Status
+from warmstart.clock import Clock
 from warmstart.cone_program import ConeProgram
 from warmstart.cones import Cones
 from warmstart.errors import MissingExtraError, ProblemError
 from warmstart.peers.engines import Clarabel
 from warmstart.peers.verdict import verdict
 from warmstart.result import Result
-from warmstart.solve import Clock
 
 TIGHTEN = 0.1  # what its own tolerance is multiplied by, for good, when our residual rejects its answer
 LEAST = 1e-4  # share of the user's tolerance at which that ends

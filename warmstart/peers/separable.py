@@ -15,10 +15,10 @@ import numpy as np
 
 from warmstart import adapter as seam
 from warmstart.adapter import ACCEPT, Iterate, Status
+from warmstart.clock import Clock
 from warmstart.errors import ProblemError
 from warmstart.peers.verdict import verdict
 from warmstart.result import Result
-from warmstart.solve import Clock
 from warmstart.stopwatch import one_blas_thread
 from warmstart.transport import Ground, Transport
 

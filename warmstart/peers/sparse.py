@@ -18,11 +18,11 @@ import numpy as np
 
 from warmstart import adapter as seam
 from warmstart.adapter import ACCEPT, Status
+from warmstart.clock import Clock
 from warmstart.errors import MissingExtraError, ProblemError
 from warmstart.lasso import Lasso
 from warmstart.peers.verdict import verdict
 from warmstart.result import Result
-from warmstart.solve import Clock
 from warmstart.stopwatch import measure
 
 LIMIT = 10_000  # sweeps, or working sets

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from warmstart.adapter import Iterate, Residual, Status
+from warmstart.clock import Clock
 from warmstart.result import Result
-from warmstart.solve import Clock
 
 
 def verdict(
