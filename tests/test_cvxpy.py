@@ -216,6 +216,8 @@ def test_what_only_picks_entries_of_the_answer_is_done_in_one_go(
         case.set(rng)
         result = solver.solve()
         assert solver._canonical._picks is picks and (solver._canonical._picking is not None) is picks
+        result.iterate = dict(reversed(result.iterate.items()))
+        solver._canonical.write(result, 0.0)
         written, stats = state(case.problem), case.problem.solver_stats
         case.problem.unpack_results(*solver._canonical._answer(result, 0.0))
         assert_same(case.problem, written, near=1e-15)

@@ -6,7 +6,7 @@ the purpose show that it does nothing else, the picking is done in one go, and c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +27,8 @@ FAR = 2.0**40
 class Picking:
     """Values and duals of a cvxpy problem as entries of the iterate, with their signs, some of them at least 0."""
 
-    def __init__(self, at: np.ndarray, sign: np.ndarray, shapes: Shapes) -> None:
+    def __init__(self, slots: Sequence[str], at: np.ndarray, sign: np.ndarray, shapes: Shapes) -> None:
+        self._slots = slots
         self._at, self._sign, self._floor = at, sign, np.full(len(at), -np.inf)
         self._shapes = shapes
         self._ends = np.cumsum([int(np.prod(shape)) for _, _, shape in shapes]).tolist()
@@ -44,7 +45,7 @@ class Picking:
         at = np.where(numbers == 0, 0.0, np.abs(numbers) - FAR)  # 0 is where no entry is
         if any(again != shapes for _, again in others) or not np.isin(at, np.arange(total + 1)).all():
             return None
-        picking = cls(at.astype(np.int64), np.sign(numbers), shapes)
+        picking = cls(list(result.iterate), at.astype(np.int64), np.sign(numbers), shapes)
         picked = np.array([picking._pick(probe) for probe in probes[1:]])
         found = np.array([values for values, _ in others])
         picking._floor[(found != picked).any(axis=0)] = 0.0  # as cvxpy does with variables that are nonneg
@@ -55,7 +56,7 @@ class Picking:
 
     def __call__(self, result: Result) -> Solution:
         """cvxpy's Solution that a Result means; its opt_val is left open."""
-        flat = self._pick(np.concatenate(list(result.iterate.values())))
+        flat = self._pick(np.concatenate([result.iterate[slot] for slot in self._slots]))
         parts: dict[str, dict[int, Any]] = {"primal": {}, "dual": {}}
         begin = 0
         for (kind, number, shape), end in zip(self._shapes, self._ends, strict=True):
