@@ -66,6 +66,9 @@ class IstaWorkspace:
             self._state = start_method(self._problem, self._settings, self._start)
         return self._run(tol, max_iterations, seconds)
 
+    def keep(self, parameters: Parameters) -> IstaWorkspace:
+        return IstaWorkspace(self._problem, self._parameters | dict(parameters))
+
     @property
     def _elsewhere(self) -> bool:
         """Whether this is for an accelerator."""
