@@ -15,8 +15,9 @@ from warmstart.adapter import Engine, Iterate, Screen
 from warmstart.context import Context
 from warmstart.problem import QP
 from warmstart.refine.diagonal import Diagonal
+from warmstart.refine.presolved import Presolved
 from warmstart.refine.rows import NOISE, Refined, Rows
-from warmstart.refine.schur import Schur
+from warmstart.refine.schur import LARGEST, NO_ROWS, Schur
 from warmstart.refine.sparse import Sparse
 
 EDGE = 0.5  # a row whose bound came closer than this share of the row's own spread counts as used
@@ -31,11 +32,25 @@ def prepare(problem: QP, context: Context | None = None, screen: Screen | None =
     average; the other rows are left to the final check.
     """
     if context is not None and set(context.names) & set(problem.heavy):
-        first = prepare(problem, None, screen)
+        first = _prepare(problem, None, screen)
         return first if first is None or isinstance(first, Sparse) else Renewed(first, screen)
+    return Presolved.prepare(problem, context, screen, _choose) or _prepare(problem, context, screen)
+
+
+def _prepare(problem: QP, context: Context | None, screen: Screen | None) -> Engine | None:
+    """The same without presolving, which would take too long inside every problem's time."""
     rows = Rows.of(problem)
     used = rows.unequal if screen is None or screen.used is None else np.intersect1d(screen.used, rows.unequal)
     size = 0.2 * len(used) if screen is None else screen.size
+    return _choose(problem, rows, used, size, context)
+
+
+def _choose(
+    problem: QP, rows: Rows, used: np.ndarray, size: float, context: Context | None, most: np.ndarray = NO_ROWS
+) -> Engine | None:
+    """The cheapest engine for these candidate rows, `size` of them active; one alone knows rows with a `most`."""
+    if len(most):
+        return Schur.prepare(problem, rows, used, context, most) if 0 < len(used) <= LARGEST else None
     costs = {Diagonal: Diagonal.cost(problem, rows, size), Schur: Schur.cost(problem, used, size)}
     sparse = None if min(costs.values()) < CHEAP else Sparse.prepare(problem, rows, used)
     for kind in sorted(costs, key=lambda kind: costs[kind]):
@@ -56,7 +71,7 @@ class Renewed:
 
     def solve(self, problem: QP, hint: np.ndarray, tol: float) -> Refined:
         """As the engine that this problem gets; unsettled where none applies."""
-        engine = prepare(problem, None, self._screen)
+        engine = _prepare(problem, None, self._screen)
         return ({}, 0, None) if engine is None else engine.solve(problem, hint, tol)
 
     def hint(self, problem: QP, iterate: Iterate) -> np.ndarray:

@@ -20,10 +20,13 @@ from warmstart.plan import Arrival
 from warmstart.predictors import Ridge
 from warmstart.problem import QP
 from warmstart.refine.diagonal import Diagonal
-from warmstart.refine.schur import PIVOTS, STALL, Schur
+from warmstart.refine.presolved import Presolved
+from warmstart.refine.schur import Schur
+from warmstart.refine.sets import PIVOTS, STALL
 from warmstart.refine.sparse import Sparse
 
 VECTORS = {"q", "l", "u"}
+ENGINES = (Schur, Diagonal, Sparse, Presolved)
 NO_HINT = np.zeros(0)
 NO_HINTS = Ridge(np.zeros((0, 0)), np.zeros((0, 0)), np.zeros(0))
 OUT_OF_RANGE, UNSETTLED = -3, -4  # what the kernel says where the flow need not look again
@@ -34,13 +37,13 @@ class Express:
 
     `reach` is how far a context may move to begin with the last solution; beyond, `regressor` gives the hint. Where
     there is none, or a linear one, the whole is one call, else two, with the regressor between them; with the sparse
-    engine, whose steps take longer than a call, it is always two.
+    engine, whose steps take longer than a call, and with a presolved problem's it is always two.
     """
 
     def __init__(
         self,
         fast: ModuleType,
-        engine: Schur | Diagonal | Sparse,
+        engine: Schur | Diagonal | Sparse | Presolved,
         bound: BoundContext,
         problem: QP,
         reach: float,
@@ -50,7 +53,7 @@ class Express:
         self._fast, self._engine, self._regressor = fast, engine, regressor
         self._matrices, self._n, self._m = problem.matrices, problem.n, problem.m
         self._packed = None
-        if not isinstance(engine, Sparse) and (regressor is None or isinstance(regressor, Ridge)):
+        if isinstance(engine, Schur | Diagonal) and (regressor is None or isinstance(regressor, Ridge)):
             self._packed = _pack(engine, bound, problem, regressor or NO_HINTS)
         self._arrive = (
             context.first, context.mean, context.scale, bound.template.copy(), context.varying, context.source,
@@ -133,7 +136,7 @@ def open_express(
 ) -> Express | None:
     """The express call where there is one: compiled kernels, an engine of QPs, vectors alone that vary."""
     fast = kernels()
-    if fast is None or not isinstance(engine, Schur | Diagonal | Sparse) or bound.context.names != ("q", "l", "u"):
+    if fast is None or not isinstance(engine, ENGINES) or bound.context.names != ("q", "l", "u"):
         return None
     return Express(fast, engine, bound, problem, reach, regressor) if bound.exact else None
 

@@ -22,6 +22,7 @@ SINGULAR = 1e-11  # a pivot below this share of its diagonal entry: the row depe
 STALL = 5  # steps without fewer changes than ever before, after which identification is given up
 CAP = 12  # steps
 SLACK = 0.02  # of the tolerance: violations below it are none
+YIELDED = 3.0  # of a hint, beyond which a row gave way
 index = np.uintp  # numba counts a negative index from the end; that this is none halves the time of a sparse product
 
 
@@ -259,15 +260,24 @@ def _factorise_all(W, order, sign, k, L):
 
 
 @njit(cache=True, fastmath=FAST)
-def _clean_hint(hint, low, high, sign, order):
-    """Signs and order of the rows that a hint names; their number."""
+def _give(W, free, most, sign, i, share):
+    """Row i yields: its dual is `share` times the most it may be, which leaves the rows of the set for `free`."""
+    _add(free, W[i], -share * most[i])
+    sign[i] = 2 if share > 0 else -2
+
+
+@njit(cache=True, fastmath=FAST)
+def _clean_hint(hint, low, high, W, free, most, sign, order):
+    """Signs and order of the rows that a hint names; their number. A row beyond YIELDED begins as one that gave way."""
     k = 0
     for i in range(len(sign)):
         if hint[i] > 0.5 and high[i] < np.inf:
             sign[i] = 1
         elif hint[i] < -0.5 and low[i] > -np.inf:
             sign[i] = -1
-        if sign[i] != 0:
+        if len(most) > 0 and abs(hint[i]) > YIELDED and most[i] < np.inf and sign[i] != 0:
+            _give(W, free, most, sign, i, float(sign[i]))
+        elif sign[i] != 0:
             order[k] = i
             k += 1
     return k
@@ -283,9 +293,9 @@ def _subtract(z, free, W, order, dual, k):
 
 
 @njit(cache=True, fastmath=FAST)
-def primal_dual(W, free, low, high, sign, order, k, cap, stall, slack, dual, z):
+def primal_dual(W, free, low, high, most, sign, order, k, cap, stall, slack, dual, z):
     """Primal-dual active set steps: all rows change sides at once. Returns k and the steps, -1 - steps if unsettled."""
-    c = len(free)
+    c, soft = len(free), len(most) > 0
     L = np.empty((0, 0))
     valid, steps, best, stalled = 0, 0, c + 1, 0
     while True:
@@ -311,6 +321,11 @@ def primal_dual(W, free, low, high, sign, order, k, cap, stall, slack, dual, z):
                     valid = min(valid, kept)
                     continue
                 sign[i] = -sign[i]
+            if soft and dual[a] * sign[i] > most[i] + slack:
+                changes += 1
+                _give(W, free, most, sign, i, sign[i])
+                valid = min(valid, kept)
+                continue
             order[kept] = i
             dual[kept] = dual[a]
             kept += 1
@@ -322,6 +337,9 @@ def primal_dual(W, free, low, high, sign, order, k, cap, stall, slack, dual, z):
                 sign[i] = 1
             elif sign[i] == 0 and z[i] < low[i] - slack:
                 sign[i] = -1
+            elif (sign[i] == 2 and z[i] < high[i] - slack) or (sign[i] == -2 and z[i] > low[i] + slack):
+                sign[i] //= 2
+                _add(free, W[i], sign[i] * most[i])
             else:
                 continue
             order[active] = i
@@ -342,9 +360,9 @@ def primal_dual(W, free, low, high, sign, order, k, cap, stall, slack, dual, z):
 
 
 @njit(cache=True, fastmath=FAST)
-def dual_active_set(W, free, low, high, sign, order, k, cap, slack, dual, z):
+def dual_active_set(W, free, low, high, most, sign, order, k, cap, slack, dual, z):
     """Dual active set steps (Goldfarb and Idnani, 1983): one row at a time, from any set. Returns as `primal_dual`."""
-    c = len(free)
+    c, soft = len(free), len(most) > 0
     L = _grow(np.empty((0, 0)), min(c, 2 * k + 32), 0, c)
     r = np.empty(c)
     steps = 0
@@ -360,12 +378,16 @@ def dual_active_set(W, free, low, high, sign, order, k, cap, slack, dual, z):
             i = order[a]
             if low[i] == high[i]:
                 sign[i] = 1 if dual[a] > 0 else -1
+            if soft and dual[a] * sign[i] > most[i]:
+                _give(W, free, most, sign, i, sign[i])
             elif dual[a] * sign[i] < 0:
                 sign[i] = 0
-                _remove(L, left, a)
-                for j in range(a, left - 1):
-                    order[j], dual[j] = order[j + 1], dual[j + 1]
-                left -= 1
+            else:
+                continue
+            _remove(L, left, a)
+            for j in range(a, left - 1):
+                order[j], dual[j] = order[j + 1], dual[j + 1]
+            left -= 1
         if left == k:
             break
         k = left
@@ -375,12 +397,24 @@ def dual_active_set(W, free, low, high, sign, order, k, cap, slack, dual, z):
         for i in range(c):
             if sign[i] == 0:
                 v = max(z[i] - high[i], low[i] - z[i])
-                if v > worst:
-                    p, worst = i, v
+            elif sign[i] == 2:
+                v = high[i] - z[i]
+            elif sign[i] == -2:
+                v = z[i] - low[i]
+            else:
+                continue
+            if v > worst:
+                p, worst = i, v
         if p < 0:
             return k, steps
-        t = 1.0 if z[p] > high[p] else -1.0
-        added = 0.0
+        t, added, room = 1.0 if z[p] > high[p] else -1.0, 0.0, most[p] if soft else np.inf
+        back = abs(sign[p]) == 2  # it gave way, and takes its dual back
+        if back:
+            t = -1.0 if sign[p] > 0 else 1.0
+            added = -t * most[p]
+            _add(free, W[p], added)
+            if low[p] == high[p]:
+                room *= 2
         while True:
             if steps == cap:
                 return k, -1 - steps
@@ -403,19 +437,38 @@ def dual_active_set(W, free, low, high, sign, order, k, cap, slack, dual, z):
                 slope = r[a] * t * sign[i]
                 if slope > 0 and low[i] != high[i] and dual[a] * sign[i] < slope * step:
                     step, blocking = dual[a] * sign[i] / slope, a
-            if step == np.inf:
+                elif soft:
+                    side = 1.0 if slope < 0 else -1.0  # a pair of equal bounds is left at both ends of its dual
+                    if slope < 0 or low[i] == high[i]:
+                        left_over = most[i] - side * dual[a] * sign[i]
+                        if left_over < abs(slope) * step:
+                            step, blocking = left_over / abs(slope), a
+            if step == np.inf and room == np.inf:
                 return k, -1 - steps
+            yields = room <= step
+            step = min(step, room)
             for a in range(k):
                 dual[a] -= r[a] * t * step
             added += t * step
+            if yields:
+                if back and low[p] != high[p]:
+                    sign[p] = 0
+                else:
+                    _give(W, free, most, sign, p, t)
+                break
+            room -= step
             if blocking < 0:
                 L[k, k] = math.sqrt(pivot)
-                order[k], dual[k], sign[p] = p, added, 1 if t > 0 else -1
+                order[k], dual[k], sign[p] = p, added, (1 if added > 0 else -1) if back else (1 if t > 0 else -1)
                 k += 1
                 break
             if pivot > SINGULAR * W[p, p]:
                 worst -= pivot * step
-            sign[order[blocking]] = 0
+            i = order[blocking]
+            if soft and abs(dual[blocking]) >= 0.5 * most[i]:  # at its end, not at 0
+                _give(W, free, most, sign, i, 1.0 if dual[blocking] > 0 else -1.0)
+            else:
+                sign[i] = 0
             _remove(L, k, blocking)
             for a in range(blocking, k - 1):
                 order[a], dual[a] = order[a + 1], dual[a + 1]
@@ -423,9 +476,10 @@ def dual_active_set(W, free, low, high, sign, order, k, cap, slack, dual, z):
 
 
 @njit(cache=True, fastmath=FAST)
-def schur(q, l, u, first, base, V, W, G, rows, equal, hint, cap, stall, pivots, slack, x, y):
+def schur(q, l, u, first, base, V, W, G, rows, equal, most, hint, cap, stall, pivots, slack, x, y):
     """Identify the active set of the candidate `rows` and write the completed x (n,), y (m,).
 
+    most (c,): how large the duals may become, of rows that then give way; empty where none does.
     hint (c,) begins above 1/2 in size where a row is active, with its side as sign; empty for the empty set. Steps of
     `primal_dual` up to `cap`, or `stall` of them without progress, then up to `pivots` of `dual_active_set`. Returns
     the steps, negative (-1 - steps) where the set was not found.
@@ -450,13 +504,13 @@ def schur(q, l, u, first, base, V, W, G, rows, equal, hint, cap, stall, pivots, 
     order = np.empty(c, dtype=np.int64)
     for i in range(c):
         low[i], high[i] = l[index(rows[i])], u[index(rows[i])]
-    k = _clean_hint(hint, low, high, sign, order) if len(hint) == c else 0
+    k = _clean_hint(hint, low, high, W, free, most, sign, order) if len(hint) == c else 0
     steps = -1
     if cap > 0:
-        k, steps = primal_dual(W, free, low, high, sign, order, k, cap, stall, slack, dual, z)
+        k, steps = primal_dual(W, free, low, high, most, sign, order, k, cap, stall, slack, dual, z)
     if steps < 0 and pivots > 0:
         before = -1 - steps
-        k, steps = dual_active_set(W, free, low, high, sign, order, k, pivots, slack, dual, z)
+        k, steps = dual_active_set(W, free, low, high, most, sign, order, k, pivots, slack, dual, z)
         steps = steps + before if steps >= 0 else steps - before
     if steps < 0:
         return steps
@@ -466,6 +520,11 @@ def schur(q, l, u, first, base, V, W, G, rows, equal, hint, cap, stall, pivots, 
         s = dual[a]
         y[rows[i]] = s if s * sign[i] > 0 or low[i] == high[i] else 0.0
         _add(point[: n + e], G[i], -s)
+    if len(most) > 0:
+        for i in range(c):
+            if abs(sign[i]) == 2:
+                y[rows[i]] = most[i] if sign[i] > 0 else -most[i]
+                _add(point[: n + e], G[i], -y[rows[i]])
     for j in range(n):
         x[j] = point[j]
     for j in range(e):
@@ -653,6 +712,7 @@ def settle_schur(
     G,
     rows,
     equal,
+    most,
     hint,
     cap,
     stall,
@@ -670,7 +730,7 @@ def settle_schur(
     buffer,
 ):
     """`schur` and, where the set settled, `kkt` of what it gives: the steps and the six numbers."""
-    steps = schur(q, l, u, first, base, V, W, G, rows, equal, hint, cap, stall, pivots, slack, x, y)
+    steps = schur(q, l, u, first, base, V, W, G, rows, equal, most, hint, cap, stall, pivots, slack, x, y)
     if steps < 0:
         return steps, NONE
     return steps, kkt(Pp, Pi, Pv, Ap, Ai, Av, run, q, l, u, x, y, buffer)
@@ -805,8 +865,9 @@ def express(I, F, q, l, u, y_last, last, reach, tol, data, out):
         g, h = n + e + c, (n + e + c) * (f + 1)
         base, V = engine[:g], engine[g:h].reshape(f, g)
         W, G = engine[h : h + c * c].reshape(c, c), engine[h + c * c :].reshape(c, n + e)
+        none = F[:0]  # no row gives way
         steps = schur(
-            copy_q, copy_l, copy_u, free, base, V, W, G, rows, equal, hint, I[11], I[12], I[13], SLACK * tol, x, y
+            copy_q, copy_l, copy_u, free, base, V, W, G, rows, equal, none, hint, I[11], I[12], I[13], SLACK * tol, x, y
         )
     else:
         g = n + n * e

@@ -22,21 +22,22 @@ from warmstart.kkt import KKT, exact, kkt
 from warmstart.matrices import Matrices
 from warmstart.problem import QP
 from warmstart.refine.rows import EDGE, FAR, Refined, Rows, signs
+from warmstart.refine.sets import PIVOTS, STALL, Sets
 
 CAP = 12  # primal-dual steps
-STALL = 2  # of them without fewer changes than ever before, after which the dual method takes over
-PIVOTS = 400  # steps of the dual method
 SLACK = 0.02  # of the tolerance: violations below it are none
 LARGEST = 2500  # candidate rows: beyond, W grows out of the cache and of reason
 WIDEST = 600  # entries of the context
-SINGULAR = 1e-11  # a pivot below this share of its diagonal entry: the row depends on those before it
 DENSE = 500  # rows of K up to which dense factors are faster
 SHIFT = 1e-10  # of K's largest entry: what makes its sparse factors safe
 REFINEMENTS = 2
 CONDITION = 1e9  # of K, beyond which it counts as singular
 ACCURACY = 1e-7  # of the prepared solves
+NO_ROWS = np.zeros(0)
+WHOLE = 1 - 1e-6  # of the most that a dual may be, from which on the row gave way
+YIELDED, BEYOND = 4.0, 3.0  # the hint's size for such a row, and from where on it says so
 
-POSV, GETRF = get_lapack_funcs(("posv", "getrf"), dtype=np.float64)
+(GETRF,) = get_lapack_funcs(("getrf",), dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +45,8 @@ class Schur:
     """Prepared constants: `base + (q, l, u)[first] @ map` is (x, y_E, z) without inequalities.
 
     z holds the candidate rows of Ax. Shapes: rows (c,), equal (e,), first (d,), base (n + e + c,), map (d, n + e + c),
-    W (c, c), and G (c, n + e), whose rows say what a dual of 1 takes from (x, y_E).
+    W (c, c), and G (c, n + e), whose rows say what a dual of 1 takes from (x, y_E). most (c,): how large the duals may
+    become, of rows that then give way; empty where none does.
     """
 
     rows: np.ndarray
@@ -55,6 +57,7 @@ class Schur:
     W: np.ndarray
     G: np.ndarray
     cap: int
+    most: np.ndarray
     name = "schur"
     discrete = True
     tail = 0
@@ -67,7 +70,9 @@ class Schur:
         return size**3 / 6 + size * len(used) + size * problem.n
 
     @classmethod
-    def prepare(cls, problem: QP, rows: Rows, used: np.ndarray, context: Context | None) -> Schur | None:
+    def prepare(
+        cls, problem: QP, rows: Rows, used: np.ndarray, context: Context | None, most: np.ndarray = NO_ROWS
+    ) -> Schur | None:
         """The engine, or None where the problem without inequalities has no unique solution."""
         n, e = problem.n, len(rows.equal)
         A = problem.A.tocsr()
@@ -94,6 +99,7 @@ class Schur:
             W=np.ascontiguousarray((W + W.T) / 2),
             G=np.ascontiguousarray(G.T),
             cap=CAP if (np.diff(A_I.indptr) == 1).all() else 0,
+            most=most,
         )
 
     def hint(self, problem: QP, iterate: Iterate) -> np.ndarray:
@@ -102,7 +108,10 @@ class Schur:
 
     def hint_of(self, y: np.ndarray) -> np.ndarray:
         """(c,) The hint that duals (m,) give."""
-        return signs(y[self.rows])
+        hint = signs(y[self.rows])
+        if len(self.most):
+            hint[np.abs(y[self.rows]) > WHOLE * self.most] *= YIELDED
+        return hint
 
     def targets(self, problems: Sequence[QP], iterates: Sequence[Iterate]) -> np.ndarray:
         """(N, c) What a predictor learns: how far a row is beyond its nearer bound, 1/2 at the edge, in its own units.
@@ -141,18 +150,20 @@ class Schur:
     ) -> tuple[int, tuple[float, ...]]:  # fmt: skip
         """The compiled kernel on plain vectors: x and y are filled; steps (negative: unsettled) and the KKT numbers."""
         return fast.settle_schur(
-            q, l, u, self.first, self.base, self.map, self.W, self.G, self.rows, self.equal, hint, self.cap, STALL,
-            PIVOTS, SLACK * tol, x, y, *matrices.flat, np.empty(len(l)),
+            q, l, u, self.first, self.base, self.map, self.W, self.G, self.rows, self.equal, self.most, hint, self.cap,
+            STALL, PIVOTS, SLACK * tol, x, y, *matrices.flat, np.empty(len(l)),
         )  # fmt: skip
 
     def _solve(self, problem: QP, hint: np.ndarray, tol: float) -> tuple[dict[str, np.ndarray], int, bool]:
         n, e = problem.n, len(self.equal)
         free = self.base + np.concatenate((problem.q, problem.l, problem.u))[self.first] @ self.map
-        sets = Sets(self.W, free[n + e :], problem.l[self.rows], problem.u[self.rows], SLACK * tol)
+        most = self.most if len(self.most) else np.full(len(self.rows), np.inf)
+        sets = Sets(self.W, free[n + e :], problem.l[self.rows], problem.u[self.rows], most, SLACK * tol)
         sign = np.zeros(len(self.rows))
         if len(hint) == len(sign):
             sign[(hint > EDGE) & (sets.high < np.inf)] = 1
             sign[(hint < -EDGE) & (sets.low > -np.inf)] = -1
+            sets.give(sign, np.flatnonzero((np.abs(hint) > BEYOND) & (sign != 0) & (most < np.inf)))
         active, dual, sign, steps, settled = sets.primal_dual(sign, self.cap)
         if not settled:
             active, dual, sign, more, settled = sets.dual_method(active, sign)
@@ -163,113 +174,11 @@ class Schur:
         y = np.zeros(problem.m)
         right = (dual * sign[active] > 0) | (sets.low[active] == sets.high[active])
         y[self.rows[active]] = np.where(right, dual, 0.0)
+        gave = np.flatnonzero(np.abs(sign) == 2)
+        y[self.rows[gave]] = np.sign(sign[gave]) * most[gave]
+        point = point - y[self.rows[gave]] @ self.G[gave]
         y[self.equal] = point[n:]
         return {"x": point[:n], "y": y}, steps, True
-
-
-Found = tuple[np.ndarray, np.ndarray, np.ndarray, int, bool]
-"""Active rows (k,), their duals (k,), the signs of all rows (c,), steps, and whether the set settled."""
-
-
-@dataclass(frozen=True, eq=False)
-class Sets:
-    """The NumPy twins of the kernels `primal_dual` and `dual_active_set`, on one problem's z = free - W y."""
-
-    W: np.ndarray
-    free: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    slack: float
-
-    def primal_dual(self, sign: np.ndarray, cap: int) -> Found:
-        """Primal-dual active set steps: all rows change sides at once."""
-        best, stalled, steps = len(sign) + 1, 0, 0
-        while cap:
-            active, dual, z = np.flatnonzero(sign), np.zeros(0), self.free
-            if len(active):
-                if steps == cap or stalled == STALL:
-                    break
-                active, dual = self._duals(active, sign)
-                z = self.free - dual @ self.W[active]
-                steps += 1
-            new = sign.copy()
-            wrong = active[dual * sign[active] < -self.slack]
-            new[wrong] = np.where(self.low[wrong] == self.high[wrong], -sign[wrong], 0)
-            new[(sign == 0) & (z > self.high + self.slack)] = 1
-            new[(sign == 0) & (z < self.low - self.slack)] = -1
-            changes = int((new != sign).sum())
-            if changes == 0:
-                return active, dual, sign, steps, True
-            best, stalled = (changes, 0) if changes < best else (best, stalled + 1)
-            sign = new
-            if not sign.any():
-                steps += 1
-            if steps > cap:
-                break
-        return np.flatnonzero(sign), np.zeros(0), sign, steps, False
-
-    def dual_method(self, active: np.ndarray, sign: np.ndarray) -> Found:
-        """Dual active set steps: one row at a time, after leaving out rows until no dual has the wrong sign."""
-        steps = 0
-        dual = np.zeros(0)
-        while len(active):
-            active, dual = self._duals(active, sign)
-            pair = self.low[active] == self.high[active]
-            sign[active[pair]] = np.where(dual[pair] > 0, 1, -1)
-            steps += 1
-            right = dual * sign[active] >= 0
-            active, dual = active[right], dual[right]
-            if right.all():
-                break
-        sign = np.where(np.isin(np.arange(len(sign)), active), sign, 0)
-        while True:
-            z = self.free - dual @ self.W[active]
-            violation = np.where(sign == 0, np.maximum(z - self.high, self.low - z), -np.inf)
-            p = int(violation.argmax())
-            if not violation[p] > self.slack:
-                return active, dual, sign, steps, True
-            toward, worst, added = (1.0 if z[p] > self.high[p] else -1.0), violation[p], 0.0
-            while True:
-                if steps == PIVOTS:
-                    return active, dual, sign, steps, False
-                steps += 1
-                column = self.W[active, p]
-                r, _ = self._solve_rows(active, column)
-                pivot = self.W[p, p] - column @ r
-                regular = pivot > SINGULAR * self.W[p, p]
-                slope = r * toward * sign[active]
-                allowed = np.where((slope > 0) & (self.low[active] != self.high[active]), dual * sign[active], np.inf)
-                step = np.divide(allowed, slope, out=np.full(len(slope), np.inf), where=slope > 0)
-                blocking = int(step.argmin()) if len(step) else -1
-                full = worst / pivot if regular else np.inf
-                size = min(full, step[blocking]) if blocking >= 0 else full
-                if size == np.inf:
-                    return active, dual, sign, steps, False
-                dual = dual - r * toward * size
-                added += toward * size
-                if size == full:
-                    active, dual, sign[p] = np.append(active, p), np.append(dual, added), toward
-                    break
-                worst -= pivot * size if regular else 0.0
-                sign[active[blocking]] = 0
-                active, dual = np.delete(active, blocking), np.delete(dual, blocking)
-
-    def _solve_rows(self, active: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, int]:
-        """The solution of W[active, active] v = right, and the first row that depends on those before it, or 0."""
-        if not len(active):
-            return np.zeros(0), 0
-        _, solution, dependent = POSV(self.W[active[:, None], active], right, lower=1)
-        return solution, dependent
-
-    def _duals(self, active: np.ndarray, sign: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Duals that put the active rows on their bounds; rows that depend on the others leave the set."""
-        while True:
-            bound = np.where(sign[active] > 0, self.high[active], self.low[active])
-            dual, dependent = self._solve_rows(active, self.free[active] - bound)
-            if not dependent:
-                return active, dual
-            sign[active[dependent - 1]] = 0
-            active = np.delete(active, dependent - 1)
 
 
 def _right_hand_sides(
