@@ -15,7 +15,7 @@ from warmstart.context import Context, find
 from warmstart.families import family
 from warmstart.fast import kernels, without
 from warmstart.plan import Plan
-from warmstart.refine import Renewed, diagonal, schur
+from warmstart.refine import Renewed, diagonal, schur, sets
 from warmstart.refine.diagonal import Diagonal
 from warmstart.refine.rows import Rows, signs
 from warmstart.refine.schur import Schur
@@ -543,7 +543,8 @@ def test_another_matrix_with_an_engine_open(name: str) -> None:
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_steps_are_capped(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schur, "PIVOTS", 2)
+    for module in (schur, sets):
+        monkeypatch.setattr(module, "PIVOTS", 2)
     monkeypatch.setattr(diagonal, "CAP", 1)
     for name, kind in CASES:
         engine, problems, solutions, others = case(name, kind)

@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse as sp
 from conftest import random_qp, unbounded_qp
 
-from warmstart import QP, Status, refine, solve
+from warmstart import QP, Status, solve
 from warmstart.families import family
 from warmstart.fast import kernels, without
 from warmstart.kkt import kkt
@@ -152,8 +152,9 @@ def test_what_settles_is_the_solution(seed: int) -> None:
 @pytest.mark.parametrize("name", ["obstacle", "lasso-qp"])
 def test_both_paths_give_the_same_answers(name: str) -> None:
     problems: list[Any] = list(family(name).sample(4, 1, "train"))
-    engine = refine.prepare(problems[0])
-    assert isinstance(engine, Sparse)
+    rows = Rows.of(problems[0])
+    engine = Sparse.prepare(problems[0], rows, rows.unequal)
+    assert engine is not None
     for problem in problems:
         iterate, steps, measured = engine.solve(problem, NOTHING, TOL)
         with without():
