@@ -14,7 +14,7 @@ from warmstart.adapter import ACCEPT, load
 from warmstart.context import find
 from warmstart.fast import without
 from warmstart.problem import QP
-from warmstart.refine import prepare
+from warmstart.refine import prepare, screen
 from warmstart.refine.presolve import presolve
 from warmstart.refine.presolved import Presolved
 
@@ -110,9 +110,9 @@ def test_prepared_for_a_family_it_serves_all_of_it(name: str) -> None:
     make, _ = CASES[name]
     problems = [make(np.random.default_rng(seed)) for seed in range(40)]
     context = find(problems[:20], problems[:20])
-    engine = prepare(problems[0], context)
-    assert isinstance(engine, Presolved)
     iterates = [ws.solve(problem, tol=1e-9, max_iterations=100_000).iterate for problem in problems]
+    engine = prepare(problems[0], context, screen(problems[0], iterates))
+    assert isinstance(engine, Presolved)
     assert np.isfinite(engine.targets(problems, iterates)).all()
     for problem in problems[20:]:
         iterate, _, settled = engine.solve(problem, np.zeros(0), TOL)

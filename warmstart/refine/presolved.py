@@ -262,8 +262,10 @@ def _matrix(rows: Sequence[Terms], width: int) -> Any:
     """A sparse matrix from its rows."""
     at = np.array([i for row in rows for i in row], dtype=np.int64)
     values = np.array([value for row in rows for value in row.values()], dtype=np.float64)
-    return sp.csr_matrix((values, at, np.cumsum([0, *map(len, rows)])), shape=(len(rows), width))
+    matrix: Any = sp.csr_matrix((values, at, np.cumsum([0, *map(len, rows)])), shape=(len(rows), width))
+    matrix.sort_indices()
+    return matrix
 
 
 def _flat(matrix: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data
+    return matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data.copy()
