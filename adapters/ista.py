@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from warmstart.accelerator import accelerated
-from warmstart.adapter import Engine, Express, Iterate, Outcome, Parameters, Residual, Screen, Start, Status
+from warmstart.adapter import Engine, Express, Iterate, Outcome, Parameters, Residual, Screen, Start, Status, no_policy
 from warmstart.adapters.ista_methods import Descent, Proximal, start_method
 from warmstart.context import BoundContext, Context
 from warmstart.lasso import Gap, Lasso, gaps, measure
@@ -193,7 +193,8 @@ class IstaAdapter:
         """The size is that of a typical support."""
         return Screen(np.zeros(0, dtype=np.int64), float(np.mean([np.count_nonzero(i["x"]) for i in iterates])))
 
-    def open(self, problem: Lasso, parameters: Parameters) -> IstaWorkspace:
+    def open(self, problem: Lasso, parameters: Parameters, policy: Any | None = None) -> IstaWorkspace:
+        no_policy(self.name, policy)
         return IstaWorkspace(problem, parameters)
 
     def batches(self) -> bool:

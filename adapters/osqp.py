@@ -10,7 +10,7 @@ factorisation and one projection. `tol` is eps_abs = eps_rel, unscaled, duality 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import osqp
@@ -34,8 +34,12 @@ from warmstart.context import BoundContext, Context
 from warmstart.errors import ProblemError, StructureError
 from warmstart.kkt import KKT, kkt
 from warmstart.matrices import Matrices
+from warmstart.policies import Policy
 from warmstart.problem import QP
 from warmstart.refine.express import open_express
+
+if TYPE_CHECKING:
+    from warmstart.adapters.osqp_policy import PolicyWorkspace
 
 CODES: Any = osqp.SolverStatus  # members that no type checker sees: the compiled module makes them
 STATUS = {  # by number: comparing the members themselves takes microseconds
@@ -135,6 +139,26 @@ class OsqpWorkspace:
             setattr(self._object.settings, name, value)
         self._solver.update_settings(self._object.settings)
         return self
+
+    def proceed(self, tol: float, max_iterations: int, seconds: float) -> Outcome:
+        """Go on from a run that stopped at its limit: together they are one longer run, bit for bit."""
+        self._push_vectors()
+        return self._solve(tol, max_iterations, seconds)
+
+    @property
+    def adapts(self) -> bool:
+        """Whether OSQP changes rho by itself."""
+        return not self._resets_by_zeroing
+
+    @property
+    def scaling(self) -> int:
+        """Passes of equilibration."""
+        return int(self._object.settings.scaling)
+
+    @property
+    def rho(self) -> float:
+        """The rho in force."""
+        return float(self._solver.get_settings().rho)
 
     def _push_vectors(self) -> None:
         """Before every solve, changed or not: an object that is not updated repeats a stale `solved`."""
@@ -252,8 +276,14 @@ class OsqpAdapter:
     def screen(self, problems: Sequence[QP], iterates: Sequence[Iterate]) -> Screen | None:
         return refine.screen(problems[0], iterates)
 
-    def open(self, problem: QP, parameters: Parameters) -> OsqpWorkspace:
-        return OsqpWorkspace(problem, parameters)
+    def open(
+        self, problem: QP, parameters: Parameters, policy: Policy | None = None
+    ) -> OsqpWorkspace | PolicyWorkspace:
+        if policy is None:
+            return OsqpWorkspace(problem, parameters)
+        from warmstart.adapters.osqp_policy import PolicyWorkspace
+
+        return PolicyWorkspace(OsqpWorkspace(problem, {**parameters, **policy.parameters}), problem, policy, self)
 
     def residual(self, problem: QP, iterate: Iterate, tol: float) -> Residual:
         """OSQP's own termination test, gap included, on the user's data."""

@@ -37,6 +37,7 @@ from warmstart.adapter import (
     Start,
     Status,
     join,
+    no_policy,
     split,
 )
 from warmstart.cone_kkt import ConeKKT, cone_kkt, proves_infeasible, proves_unbounded
@@ -226,7 +227,8 @@ class ScsAdapter:
         ratio = best_ratio(problems, iterates)
         return Screen(np.zeros(0, dtype=np.int64), ratio, best_sweeps(problems, ratio))
 
-    def open(self, problem: ConeProgram, parameters: Parameters) -> ScsWorkspace:
+    def open(self, problem: ConeProgram, parameters: Parameters, policy: Any | None = None) -> ScsWorkspace:
+        no_policy(self.name, policy)
         return ScsWorkspace(problem, parameters)
 
     def residual(self, problem: ConeProgram, iterate: Iterate, tol: float) -> Residual:

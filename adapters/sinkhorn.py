@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from warmstart.accelerator import accelerated
-from warmstart.adapter import Iterate, Outcome, Parameters, Residual, Screen, Start, Status
+from warmstart.adapter import Iterate, Outcome, Parameters, Residual, Screen, Start, Status, no_policy
 from warmstart.adapters.ott_gaussian import Gaussian
 from warmstart.adapters.ott_loop import CAPACITY, geometry_arrays, iterate, iterate_batch
 from warmstart.adapters.ott_losses import losses
@@ -187,7 +187,8 @@ class SinkhornAdapter:
     def screen(self, problems: Sequence[Transport], iterates: Sequence[Iterate]) -> None:
         return None
 
-    def open(self, problem: Transport, parameters: Parameters) -> SinkhornWorkspace:
+    def open(self, problem: Transport, parameters: Parameters, policy: Any | None = None) -> SinkhornWorkspace:
+        no_policy(self.name, policy)
         return SinkhornWorkspace(problem, parameters)
 
     def residual(self, problem: Transport, iterate: Iterate, tol: float) -> Residual:

@@ -154,6 +154,7 @@ def test_models_are_listed(capsys: Capture, monkeypatch: pytest.MonkeyPatch, mod
     assert main(["models"]) == DONE
     rows = [line.split()[:3] for line in capsys.readouterr().out.splitlines()]
     assert ["small-osqp", "0.001", "independent"] in rows
+    assert ["qp-rho", "QPs", "of"] in rows
 
 
 def test_unknown_family(capsys: Capture) -> None:

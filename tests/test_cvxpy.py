@@ -597,3 +597,17 @@ def test_the_command_line_trains_from_a_problem(tmp_path: Path, capsys: pytest.C
     assert "only a cvxpy problem has --parameters" in capsys.readouterr().err
     assert main(["train", "portfolio", "--parameters", str(values)]) == 2
     assert "portfolio has no --parameters" in capsys.readouterr().err
+
+
+def test_a_policy_goes_through() -> None:
+    rng = np.random.default_rng(0)
+    A, x = rng.standard_normal((60, 20)), cp.Variable(20)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x) + rng.standard_normal(20) @ x), [A @ x <= rng.random(60)])
+    problem.solve(solver=cp.OSQP, eps_abs=1e-7, eps_rel=1e-7)
+    value, options = problem.value, {"policy": "rule"}
+    direct = ws.solve(problem, tol=1e-7, **options)
+    assert direct.solved
+    assert np.isclose(problem.value, value, atol=1e-5)
+    for _ in range(2):
+        problem.solve(solver=ws.cvxpy.OSQP, eps_abs=1e-7, eps_rel=1e-7, **options)
+        assert np.isclose(problem.value, value, atol=1e-5)

@@ -30,6 +30,13 @@ SIZES = {
     "qp-inequality": (100, 300),
     "lasso-qp": (250, 250),
     "random-qp": (50, 500),
+    "osqp-random": (50, 500),
+    "osqp-equality": (80, 40),
+    "osqp-portfolio": (110, 111),
+    "osqp-lasso": (240, 240),
+    "osqp-svm": (220, 400),
+    "osqp-huber": (465, 450),
+    "osqp-control": (160, 270),
     "obstacle": (1600, 1600),
     "digits": (256, 256),
     "mnist": (784, 784),
@@ -56,6 +63,13 @@ SMALL: dict[str, dict[str, int]] = {
     "qp-inequality": {"n": 20},
     "lasso-qp": {"rows": 30, "columns": 10},
     "random-qp": {"n": 10},
+    "osqp-random": {"n": 10, "rows": 40},
+    "osqp-equality": {"n": 12, "rows": 6},
+    "osqp-portfolio": {"assets": 20, "factors": 4},
+    "osqp-lasso": {"columns": 5, "rows": 30},
+    "osqp-svm": {"columns": 5, "rows": 20},
+    "osqp-huber": {"columns": 4, "rows": 20},
+    "osqp-control": {"states": 4, "horizon": 5},
     "obstacle": {"side": 10},
     "sphere": {"supply": 20, "demand": 100},
     "clouds": {"points": 16},
@@ -69,7 +83,8 @@ SMALL: dict[str, dict[str, int]] = {
     "cvxpy-mpc": {"horizon": 4},
     "cvxpy-socp": {"rows": 20, "columns": 10},
 }
-EVERYTHING_CHANGES = ("random-qp", "clouds")
+BENCHMARK = tuple(name for name in families.names() if name.startswith("osqp-"))
+EVERYTHING_CHANGES = ("random-qp", "clouds", *BENCHMARK)
 CONTROL = ("mpc-quadcopter", "mpc-masses", "mpc-large")
 
 
@@ -168,6 +183,13 @@ def test_only_the_context_varies(name: str) -> None:
     expected |= {key: {"signal"} for key in ("patches", "sparse-synthetic", "inpaint")}
     expected |= {key: {"a", "b"} for key in ("digits", "mnist", "sphere")} | {"clouds": {"a", "b", "x", "y"}}
     expected |= {"cvxpy-portfolio": {"q", "u"}, "cvxpy-mpc": {"l", "u"}, "cvxpy-socp": {"b"}}
+    expected |= {"osqp-random": {"P", "A", "q", "u"}}
+    expected |= {"osqp-equality": {"P", "A", "q", "l", "u"}, "osqp-portfolio": {"P", "A", "q"}, "osqp-svm": {"A"}}
+    expected |= {
+        "osqp-lasso": {"A", "q", "l", "u"},
+        "osqp-huber": {"A", "l", "u"},
+        "osqp-control": {"P", "A", "l", "u"},
+    }
     expected |= {key: {"b"} for key in ("robust", "lasso-socp", "transport")} | {"maxcut": {"c"}, "group": {"c"}}
     assert [varying] == [fields for key, fields in expected.items() if name.startswith(key)]
 

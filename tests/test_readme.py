@@ -84,5 +84,5 @@ def test_what_is_not_there_is_not_promised() -> None:
         assert set(extra.split(",")) <= PROJECT["optional-dependencies"].keys()
     for solver in re.findall(r"--solver (\w+)", README):
         assert solver in ADAPTERS
-    for figures in ("measured", "measured-transport"):
+    for figures in ("measured", "measured-transport", "measured-rho"):
         assert README.count(f"<!-- {figures}:begin -->") == README.count(f"<!-- {figures}:end -->") == 1

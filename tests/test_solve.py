@@ -310,7 +310,7 @@ class Liar:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    def open(self, problem: Any, parameters: Any) -> Any:
+    def open(self, problem: Any, parameters: Any, policy: Any = None) -> Any:
         kept, liar = self.inner.open(problem, parameters), self
         honest = kept.run
 

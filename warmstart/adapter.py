@@ -49,12 +49,17 @@ class Start:
 
 
 class Outcome(NamedTuple):
-    """A solver's own word about one run; `certificate` is its proof of infeasibility or unboundedness."""
+    """A solver's own word about one run; `certificate` is its proof of infeasibility or unboundedness.
+
+    `refactorisations` counts those that a policy asked for, `note` says why a policy was dropped.
+    """
 
     iterate: Iterate
     status: Status
     iterations: int
     certificate: Iterate | None = None
+    refactorisations: int = 0
+    note: str = ""
 
 
 class Residual(NamedTuple):
@@ -247,9 +252,18 @@ class Adapter(Protocol):
         """What solutions of training problems say about the refinement's work."""
         ...
 
-    def open(self, problem: Any, parameters: Parameters) -> Workspace:
-        """A workspace in fresh solver state, with the solver's defaults where `parameters` says nothing."""
+    def open(self, problem: Any, parameters: Parameters, policy: Any | None = None) -> Workspace:
+        """A workspace in fresh solver state, with the solver's defaults where `parameters` says nothing.
+
+        `policy` moves step sizes during the runs (see `warmstart.policies`); ProblemError where the solver takes none.
+        """
         ...
+
+
+def no_policy(solver: str, policy: Any | None) -> None:
+    """Raises ProblemError where there is a policy."""
+    if policy is not None:
+        raise ProblemError(f"{solver} takes no step-size policy; osqp does")
 
 
 def often(adapter: Adapter) -> dict[str, Any]:

@@ -78,8 +78,11 @@ def _train(parser: argparse.ArgumentParser) -> None:
     _family(parser)
     parser.add_argument("--solver", help="the solver to train for (the family's)")
     parser.add_argument("--tol", type=_tolerances, metavar="T[,T]", help="tolerances to train for (1e-3,1e-6)")
-    parser.add_argument("--samples", type=_count, metavar="N", help="training problems (1000)")
+    parser.add_argument(
+        "--samples", type=_count, metavar="N", help="training problems (1000), or episodes of a policy (4000)"
+    )
     parser.add_argument("--predictor", default="auto", help="auto, none, unrolled, or the name of one (%(default)s)")
+    parser.add_argument("--policy", choices=("rho",), help="train a step-size policy instead: rho of OSQP, by TD3")
     parser.add_argument("--seed", type=_seed, default=0)
     parser.add_argument("--jobs", type=_jobs, default=1, metavar="J", help="processes for labels; -1: all cores")
     parser.add_argument("--out", metavar="FILE", help="the model file (FAMILY-SOLVER.safetensors)")
@@ -92,6 +95,11 @@ def _bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="FILE", help="a model file or a shipped model's name (the shipped one)")
     parser.add_argument("--solver", help="the solver (the family's)")
     parser.add_argument("--tol", type=_positive, metavar="T", help="the tolerance (the solver's own)")
+    parser.add_argument(
+        "--policy",
+        metavar="FILE",
+        help="measure step-size policies: rho for the shipped one, or a file; FAMILY may be maros-meszaros then",
+    )
     parser.add_argument("--instances", type=_instances, default=50, metavar="N", help="held-out problems (%(default)s)")
     parser.add_argument("--trajectory", action="store_true", help="consecutive problems, not independent ones")
     parser.add_argument("--seed", type=_seed, default=0)

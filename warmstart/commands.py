@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from warmstart import model_file
+from warmstart import model_file, policy_commands
 from warmstart.adapter import Status
 from warmstart.cli import DONE, FAILED
 from warmstart.errors import FamilyError, MissingExtraError
-from warmstart.families import Family, description, family, find, names, read_problems
+from warmstart.families import Family, description, family, find, maros_meszaros, names, read_problems
 from warmstart.model import Model, pretrained, save, shipped
 from warmstart.model import load as load_model
-from warmstart.output import OutputError, check_target, json_text, write_json
+from warmstart.output import check_target, json_text, remove_work, write_json
 from warmstart.progress import bars
 from warmstart.solve import Solver
 from warmstart.table import duration
 
 CONCLUSIVE = (Status.SOLVED, Status.INFEASIBLE, Status.UNBOUNDED)
 MEASURED = ("tol", "problems", "chosen", "against", "median time", "iterations")
-WORK_FILES = ("settings.sha256", "labels-", ".labels-")  # what training leaves in its folder
 
 
 def demo(options: Namespace) -> int:
@@ -54,6 +52,8 @@ def models(options: Namespace) -> int:
         _say("no models are shipped; `warmstart train` makes one")
         return DONE
     _print_table(("model", *MEASURED), rows)
+    print()
+    _print_table(policy_commands.COLUMNS, [policy_commands.shipped_row()])
     return DONE
 
 
@@ -63,13 +63,15 @@ def train(options: Namespace) -> int:
 
     _use_data(options)
     source = _source(options, options.solver)
+    if options.policy:
+        return policy_commands.train(options, source)
     solver = options.solver or source.solver
     out = check_target(
         options.out or f"{source.name}-{solver}{model_file.SUFFIX}", suffix=model_file.SUFFIX, new=not options.force
     )
     work = out.with_name(f"{out.name}.work")
     if not options.resume:
-        _remove_work(work)
+        remove_work(work)
     given = {name: getattr(options, name) for name in ("tol", "samples") if getattr(options, name) is not None}
     with bars() as progress:
         try:
@@ -88,7 +90,7 @@ def train(options: Namespace) -> int:
                 _say(f"finished labels are kept in {work}: repeat the command with --resume to go on from there")
             raise
     save(model, out, force=options.force)
-    _remove_work(work)
+    remove_work(work)
     _print_table(MEASURED, [row[1:] for row in _model_rows("", model)])
     print(f"{out}: {out.stat().st_size:,} bytes, trained in {duration(float(model.card['training_seconds']))}")
     return DONE
@@ -102,6 +104,11 @@ def bench(options: Namespace) -> int:
     from warmstart.bench import bench as run
 
     json_path, plot_path = _json_target(options.json), check_target(options.plot) if options.plot else None
+    if options.family == maros_meszaros.NAME:
+        with bars() as progress:
+            text, data = policy_commands.unseen(options, progress)
+        _give_out(text, data, options.json, json_path)
+        return DONE
     source = _source(options, options.solver)
     if options.layers:
         layers.check(source)
@@ -117,7 +124,10 @@ def bench(options: Namespace) -> int:
         curves=plot_path is not None,
     )
     with bars() as progress:
-        report = run(source, model, request, progress=progress, note=_say)
+        if options.policy:
+            report = policy_commands.report(options.policy, source, request, progress)
+        else:
+            report = run(source, model, request, progress=progress, note=_say)
         text, data = str(report), report.json()
         if options.layers:
             table = layers.layers_table(
@@ -211,16 +221,6 @@ def _race_row(race: Mapping[str, Any]) -> tuple[str, ...]:
     seconds = f"{duration(before['seconds'])} -> {duration(after['seconds'])}"
     iterations = f"{before['iterations']:g} -> {after['iterations']:g}"
     return str(names.get(winner, winner)), names.get(rival, rival), seconds, iterations
-
-
-def _remove_work(folder: Path) -> None:
-    """Delete the folder of an interrupted training. Raises OutputError where it holds anything else."""
-    if not folder.exists():
-        return
-    strange = [entry.name for entry in folder.iterdir() if not entry.name.startswith(WORK_FILES)]
-    if strange:
-        raise OutputError(f"{folder}: holds {strange[0]}, which no training put there; move it away")
-    shutil.rmtree(folder)
 
 
 def _json_target(text: str | None) -> Path | None:

@@ -18,6 +18,7 @@ from warmstart.errors import ModelFileError, StructureError
 from warmstart.fast import kernels
 from warmstart.guard import NOTHING
 from warmstart.plan import Plan, Proposal
+from warmstart.policy_file import GENERAL
 from warmstart.predictors import Regressor
 from warmstart.shift import Shift, moved
 
@@ -199,7 +200,8 @@ def pretrained(name: str) -> Model:
 
 def shipped() -> list[str]:
     """The names of the shipped models, FAMILY-SOLVER."""
-    return sorted(f.name[: -len(".safetensors")] for f in _folder().iterdir() if f.name.endswith(".safetensors"))
+    names = (f.name[: -len(".safetensors")] for f in _folder().iterdir() if f.name.endswith(".safetensors"))
+    return sorted(name for name in names if name != GENERAL)  # which is no model but a policy
 
 
 def _folder() -> Any:
@@ -212,6 +214,8 @@ def _kind(regressor: Regressor) -> str:
 
 
 def _build(stored: dict[str, np.ndarray], card: dict[str, Any], label: str) -> Model:
+    if card.get("kind") == "policy":
+        raise ModelFileError(f"{label}: a policy, not a model; pass it as policy")
     try:
         card = dict(card)
         context = Context.restore(_under("context.", stored), card.pop("context"))

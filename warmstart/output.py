@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ import numpy as np
 
 from warmstart.atomic import replace_file
 from warmstart.errors import WarmstartError
+
+WORK_FILES = ("settings.sha256", "labels-", ".labels-", "rho-checkpoint.pt")
+"""What training leaves in its folder."""
 
 
 class OutputError(WarmstartError, ValueError):
@@ -58,3 +62,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return _plain(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def remove_work(folder: Path) -> None:
+    """Delete the folder of an interrupted training. Raises OutputError where it holds anything else."""
+    if not folder.exists():
+        return
+    strange = [entry.name for entry in folder.iterdir() if not entry.name.startswith(WORK_FILES)]
+    if strange:
+        raise OutputError(f"{folder}: holds {strange[0]}, which no training put there; move it away")
+    shutil.rmtree(folder)

@@ -138,7 +138,7 @@ def compare(
     runs |= measure(others, instances, passes=1, untimed=untimed)
     progress("other solvers", 1, 1)
     held, known = list(problems[untimed:]), references[untimed:]
-    table = {name: _row(adapter, run, held, known, runs["tuned"], tol) for name, run in runs.items()}
+    table = {name: entry(adapter, run, held, known, runs["tuned"], tol) for name, run in runs.items()}
     head = {"solver": adapter.name, "tol": tol, "instances": len(held), "trajectory": bool(untimed)} | (about or {})
     data = head | {
         "machine": machine(),
@@ -199,7 +199,7 @@ def _begin_at(problems: Sequence[Any], results: Sequence[Result]) -> Callable[[A
     return lambda problem, previous: (Start(known[id(problem)]), "")
 
 
-def _row(
+def entry(
     adapter: Adapter, run: Run, problems: Sequence[Any], references: Sequence[Result], tuned: Run, tol: float
 ) -> dict[str, Any]:
     """One arm's entry."""

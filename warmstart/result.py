@@ -20,6 +20,7 @@ class Result:
     `status` is ours: solved means that our residuals, from the user's data, meet the tolerance. `iterations` counts the
     first run, `fallback_iterations` the cold run on fresh state that followed it, if one did. `start_used` says whether
     the answer comes from the predicted start, `reason` why not (empty where it does). `seconds` is wall time by stage.
+    `refactorisations` counts the changes of rho that a policy made, `note` says why a policy was dropped.
     """
 
     status: Status
@@ -34,6 +35,8 @@ class Result:
     refine_steps: int = 0
     certificate: Iterate | None = None
     problem: Any = field(default=None, repr=False)
+    refactorisations: int = 0
+    note: str = ""
 
     def __repr__(self) -> str:
         start = "start used" if self.start_used else f"cold: {self.reason}"

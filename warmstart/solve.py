@@ -14,6 +14,7 @@ from warmstart.cvxpy import is_cvxpy, load
 from warmstart.errors import ProblemError, StructureError
 from warmstart.guard import conform, credible, data_size, judge, unsettled
 from warmstart.plan import Arrival, make_plan
+from warmstart.policy_file import find_policy
 from warmstart.problem import Problem
 from warmstart.result import Result
 
@@ -39,6 +40,8 @@ class Solver:
     start has the model's budget). `time_limit`: seconds for everything that one solve does. `verify`: "residual"
     accepts a start that meets the tolerance by our residuals after 0 iterations, "solver" lets the solver confirm it.
     `settings`: the solver's own, by its own names, for runs on fresh state; the others have the model's.
+    `policy`: moves the step sizes of OSQP during a run, with or without a start: one of `warmstart.policies`, "rule",
+    "qp-rho" (the shipped one), or the path of one that was trained.
 
     Belongs to one thread. Raises ProblemError, StructureError or StartError for unusable input.
     For a cvxpy problem this is a `warmstart.cvxpy.direct.ProblemSolver`, whose `solve` takes parameters by name.
@@ -61,6 +64,7 @@ class Solver:
         time_limit: float | None = None,
         verify: str = "residual",
         settings: Parameters | None = None,
+        policy: Any = None,
     ) -> None:
         if TYPE_CHECKING:
             assert isinstance(problem, Problem)
@@ -78,8 +82,10 @@ class Solver:
         self._size = 1.0  # of the data, as far as it had to be known
         self._settings = dict(settings or {})
         self._workspace: Workspace | None = None
-        if self.plan.adopt is None and (self.plan.parameters or self.plan.propose or self.plan.engine):
-            self._workspace = self.adapter.open(problem, self.plan.parameters)
+        self._policy = None if policy is None else find_policy(policy)
+        learned = self.plan.parameters or self.plan.propose or self.plan.engine
+        if self._policy or (learned and self.plan.adopt is None):
+            self._workspace = self.adapter.open(problem, self.plan.parameters, self._policy)
         if self.plan.express:
             self.plan.express.warm_up(getattr(problem, "single", problem), self.tol)
 
@@ -197,13 +203,13 @@ class Solver:
                 return self._result(problem, Outcome(start.iterate, Status.SOLVED, 0), residual, clock, "", steps)
         if reason:
             start = None
-        iterations = 0
-        if self._workspace and (start or self.plan.parameters):
-            budget = self.plan.budget if start else self.plan.cold_budget
+        iterations, changes, note = 0, 0, ""
+        if self._workspace and (start or self.plan.parameters or self._policy):
+            budget = self.plan.budget if start and not self._policy else self.plan.cold_budget
             outcome, residual = self._run(self._workspace, start, budget, problem, clock)
             if outcome.status is Status.SOLVED and (start is None or self._believe(problem, residual)):
                 return self._result(problem, outcome, residual, clock, reason, steps)
-            iterations = outcome.iterations
+            iterations, changes, note = outcome.iterations, outcome.refactorisations, outcome.note
             what = "out of proportion to the data" if outcome.status is Status.SOLVED else outcome.status
             reason = reason or f"{what} after {iterations} iterations from the start"
             fallback = True
@@ -214,6 +220,7 @@ class Solver:
         if self.plan.adopt is not None and self._workspace is None and outcome.status is Status.SOLVED:
             self._workspace = fresh.keep(self.plan.adopt)
             clock.lap("solve")
+        outcome = outcome._replace(refactorisations=changes, note=note)
         return self._result(problem, outcome, residual, clock, reason, steps, iterations if fallback else None)
 
     def _propose(self, problem: Any, clock: Clock) -> tuple[Start | None, str]:
@@ -250,10 +257,10 @@ class Solver:
         clock.lap("solve")
         residual = self.adapter.residual(problem, outcome.iterate, self.tol)
         clock.lap("verify")
-        iterations = outcome.iterations
+        iterations, changes, note = outcome.iterations, outcome.refactorisations, outcome.note
         while outcome.status is Status.SOLVED and residual.ratio > ACCEPT:
             if iterations >= limit or self._remaining(clock) <= 0:
-                return Outcome(outcome.iterate, Status.LIMIT, iterations), residual
+                return outcome._replace(status=Status.LIMIT, iterations=iterations), residual
             outcome = workspace.resume(self.tol, limit - iterations, self._remaining(clock))
             clock.lap("solve")
             residual = self.adapter.residual(problem, outcome.iterate, self.tol)
@@ -262,7 +269,7 @@ class Solver:
         status = outcome.status
         if status is Status.LIMIT and residual.ratio <= 1:
             status = Status.SOLVED  # stopped between two checks, at an iterate that meets the tolerance
-        return Outcome(outcome.iterate, status, iterations, outcome.certificate), residual
+        return outcome._replace(status=status, iterations=iterations, refactorisations=changes, note=note), residual
 
     def _believe(self, problem: Any, residual: Residual) -> bool:
         """Whether an answer from a start is credible; the data are measured only where the last measure will not do."""
@@ -297,6 +304,8 @@ class Solver:
             refine_steps=steps,
             certificate=outcome.certificate,
             problem=problem,
+            refactorisations=outcome.refactorisations,
+            note=outcome.note,
         )
 
 

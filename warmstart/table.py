@@ -49,9 +49,13 @@ def _words(data: dict[str, Any]) -> list[str]:
     if over := data.get("speedup_over_cvxpy"):
         ways = ", ".join(f"{name} {ratio:.2f}x" for name, ratio in over.items())
         lines.append(f"against cvxpy's own path from the previous solution: {ways}")
-    if not learned["starts_used"]:
+    if "chosen" in data:
+        lines.append(f"learned is {data['chosen']}, the fastest on training problems")
+        used = {name: row["refactorisations"] for name, row in data["arms"].items() if row["refactorisations"]}
+        lines.append("changes of rho: " + (", ".join(f"{name} {mean:.1f}" for name, mean in used.items()) or "none"))
+    elif not learned["starts_used"]:
         lines.append("no start was used: selection kept tuned parameters only, or no context was in range")
-    if data["training_seconds"] is not None:
+    if data["training_seconds"] is not None and "chosen" not in data:
         after = data["break_even_solves"]
         paid = "not paid back: learned is not faster" if after is None else f"paid back after {after:,} solves"
         lines.append(f"training took {duration(data['training_seconds'])}; {paid}")

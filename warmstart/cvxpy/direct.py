@@ -128,13 +128,14 @@ class ProblemSolver:
         time_limit: float | None = None,
         verify: str = "residual",
         settings: Mapping[str, Any] | None = None,
+        policy: Any = None,
     ) -> None:
         card = getattr(warm_start, "card", {})
         self._canonical = Canonical(problem, solver or card.get("solver"))
         check_card(card, self._canonical.parameters)
         self._warm_start = True if warm_start is None else warm_start
         self._options = Options(
-            self._canonical.solver, EPS if tol is None else tol, max_iterations, time_limit, verify, settings
+            self._canonical.solver, EPS if tol is None else tol, max_iterations, time_limit, verify, settings, policy
         )
         self.solver = self._open(self._canonical.at()[0])
 

@@ -32,6 +32,7 @@ class Options:
     time_limit: float | None = None
     verify: str = "residual"
     settings: Parameters | None = None
+    policy: Any = None
 
     @property
     def explicit(self) -> Parameters:
@@ -81,11 +82,11 @@ def _options(
 ) -> Options | None:
     """One tolerance for both: the smaller, which is the harder to meet."""
     settings.pop("use_quad_obj", None)
-    verify = settings.pop("verify", "residual")
+    verify, policy = settings.pop("verify", "residual"), settings.pop("policy", None)
     if verbose:
         settings["verbose"] = True
     tol = min(eps)
-    return Options(solver, tol, limit, seconds, verify, settings) if tol > 0 else None
+    return Options(solver, tol, limit, seconds, verify, settings, policy) if tol > 0 else None
 
 
 def open_solver(problem: Any, warm_start: Any, options: Options, *, strict: bool) -> Solver:
@@ -97,7 +98,9 @@ def open_solver(problem: Any, warm_start: Any, options: Options, *, strict: bool
     limit = MAX_ITERATIONS[options.solver] if options.max_iterations is None else options.max_iterations
     try:
         if warm_start is True or (isinstance(warm_start, str) and warm_start == "previous"):
-            plan = Plan(propose=previous_start, budget=limit, guarded=False, adopt=options.kept)
+            plan = Plan(propose=previous_start, budget=limit, guarded=False)
+            opened = options.policy is not None  # a workspace that moves step sizes is opened before the first run
+            plan = replace(plan, parameters=options.kept) if opened else replace(plan, adopt=options.kept)
         else:
             plan = _insist(make_plan(warm_start or None, adapter, problem, options.tol), options.explicit)
     except StructureError as error:
@@ -113,6 +116,7 @@ def open_solver(problem: Any, warm_start: Any, options: Options, *, strict: bool
         time_limit=options.time_limit,
         verify=options.verify,
         settings=options.fresh,
+        policy=options.policy,
     )
 
 

@@ -59,6 +59,31 @@ FAMILIES: dict[str, Entry] = {
     "random-qp": Entry(
         "warmstart.families.random_qp", "RandomQP", "50 variables, 500 inequalities; everything changes, P and A too"
     ),
+    "osqp-random": Entry(
+        "warmstart.families.benchmark", "RandomBenchmark", "random QPs of OSQP's benchmark; everything changes"
+    ),
+    "osqp-equality": Entry(
+        "warmstart.families.benchmark", "EqualityBenchmark", "equality QPs of OSQP's benchmark; everything changes"
+    ),
+    "osqp-portfolio": Entry(
+        "warmstart.families.benchmark",
+        "PortfolioBenchmark",
+        "portfolios of OSQP's benchmark; risk model and returns change",
+    ),
+    "osqp-lasso": Entry(
+        "warmstart.families.benchmark", "LassoBenchmark", "lasso of OSQP's benchmark; data and signal change"
+    ),
+    "osqp-svm": Entry(
+        "warmstart.families.benchmark", "SVMBenchmark", "support vector machines of OSQP's benchmark; the data change"
+    ),
+    "osqp-huber": Entry(
+        "warmstart.families.benchmark", "HuberBenchmark", "Huber fitting of OSQP's benchmark; data and signal change"
+    ),
+    "osqp-control": Entry(
+        "warmstart.families.benchmark",
+        "ControlBenchmark",
+        "control problems of OSQP's benchmark; plant and bounds change",
+    ),
     "obstacle": Entry(
         "warmstart.families.obstacle", "Obstacle", "membrane over an obstacle, a 40 x 40 grid; the load changes"
     ),
