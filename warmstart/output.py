@@ -15,7 +15,7 @@ import numpy as np
 from warmstart.atomic import replace_file
 from warmstart.errors import WarmstartError
 
-WORK_FILES = ("settings.sha256", "labels-", ".labels-", "rho-checkpoint.pt")
+WORK_FILES = ("settings.sha256", "labels-", ".labels-", "rho-checkpoint")
 """What training leaves in its folder."""
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from io import BytesIO
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -26,7 +25,7 @@ WARM = 100  # episodes before learning begins
 UPDATES = 2  # for each step of an episode
 NOISE = 0.25  # standard deviation of exploration: of a shift of all rows, of the active ones, and of each row
 EVALUATE, VALIDATION = 200, 70  # episodes between two evaluations, and of one
-CHECKPOINT = "rho-checkpoint.pt"
+CHECKPOINT = "rho-checkpoint.safetensors"
 
 
 GENERAL: tuple[tuple[str, dict[str, int]], ...] = (
@@ -105,6 +104,7 @@ def train_policy(
     try:
         import torch
 
+        from warmstart.training import checkpoint
         from warmstart.training.td3 import TD3, Batch
     except ImportError:
         raise MissingExtraError("training a policy needs torch; install it with: pip install 'warmstart[rl]'") from None
@@ -115,7 +115,7 @@ def train_policy(
     first, spent = 0, 0.0
     path = None if folder is None else folder / CHECKPOINT
     if path is not None and path.exists():
-        kept = torch.load(path, weights_only=True)
+        kept = checkpoint.read(path)
         if kept["key"] != key:
             raise TrainingError(f"{path.parent} holds an interrupted run of other settings; delete it or repeat those")
         learner.restore(kept["learner"])
@@ -161,7 +161,7 @@ def train_policy(
                     "episode": number + 1,
                     "seconds": spent + perf_counter() - begin,
                 }
-                _save(path, state)
+                checkpoint.write(path, state)
         report("training a rho policy", number + 1, plan.episodes)
     card = {
         "kind": "policy",
@@ -223,13 +223,3 @@ def _noisy(action: np.ndarray, state: State, generator: np.random.Generator) -> 
 def _key(plan: Plan, families: Sequence[Any]) -> str:
     settings = [(family.name, dict(family.settings)) for family in families]
     return repr((plan, settings))
-
-
-def _save(path: Path, state: dict[str, Any]) -> None:
-    import torch
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = BytesIO()
-    torch.save(state, buffer)
-    with replace_file(path) as file:
-        file.write(buffer.getvalue())
