@@ -27,6 +27,13 @@ SMALL: dict[str, dict[str, int]] = {
     "qp-inequality": {"n": 20},
     "lasso-qp": {"rows": 30, "columns": 10},
     "obstacle": {"side": 6},
+    "osqp-random": {"n": 10, "rows": 40},
+    "osqp-equality": {"n": 12, "rows": 5},
+    "osqp-portfolio": {"assets": 20, "factors": 3},
+    "osqp-lasso": {"columns": 5, "rows": 20},
+    "osqp-svm": {"columns": 4, "rows": 20},
+    "osqp-huber": {"columns": 4, "rows": 20},
+    "osqp-control": {"states": 4, "horizon": 4},
     "cvxpy-portfolio": {"assets": 8},
     "cvxpy-mpc": {"horizon": 4},
 }
