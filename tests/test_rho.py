@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import scipy.io
 import scipy.sparse as sp
+from conftest import infeasible_qp, random_qp, unbounded_qp
 
 import warmstart as ws
-from tests.conftest import infeasible_qp, random_qp, unbounded_qp
 from warmstart.adapter import load
 from warmstart.adapters.osqp_rho import VectorOsqp, price
 from warmstart.cli import main
