@@ -17,4 +17,5 @@ ADAPTERS: dict[str, Entry] = {
     "scs": Entry("warmstart.adapters.scs", "ConeProgram", ("scs",), None),
     "sinkhorn": Entry("warmstart.adapters.sinkhorn", "Transport", ("ott",), "ot"),
     "ista": Entry("warmstart.adapters.ista", "Lasso", ("sklearn",), "sparse"),
+    "conjugate": Entry("warmstart.adapters.conjugate", "Conjugate", ("jax", "optax"), None),
 }

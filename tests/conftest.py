@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from warmstart import QP, ConeProgram, Cones, Grid, Lasso, Transport, adapter
+from warmstart import QP, ConeProgram, Cones, Conjugate, Grid, Lasso, Transport, adapter
 from warmstart.adapters import ADAPTERS
 from warmstart.fast import kernels, without
 
@@ -133,11 +133,34 @@ def _ista() -> Examples:
     return Examples(problems, 1e-6, {"method": "fista"})
 
 
+def bowl(x: Any) -> Any:
+    """A convex function whose Hessian varies."""
+    from jax import numpy as jnp
+
+    return jnp.arange(1, len(x) + 1) @ x**2 / 2 + jnp.logaddexp(2 * x[0], -x[1])
+
+
+def ramp(x: Any) -> Any:
+    """A convex function that grows no faster than linearly in one direction."""
+    from jax import numpy as jnp
+
+    return jnp.logaddexp(0, x[0]) + (x[1:] ** 2).sum()
+
+
+def _conjugate() -> Examples:
+    rng = np.random.default_rng(13)
+    head = Conjugate(bowl, rng.standard_normal((6, 4)))
+    problems = [head] + [head.replace(y=rng.standard_normal((6, 4))) for _ in range(4)]
+    unbounded = Conjugate(ramp, np.array([[0.5, 1.0, 1.0], [2.0, 1.0, 1.0]]))
+    return Examples(problems, 1e-6, {"memory": 5}, unbounded=unbounded)
+
+
 EXAMPLES: dict[str, Callable[[], Examples]] = {
     "osqp": cache(_osqp),
     "scs": cache(_scs),
     "sinkhorn": cache(_sinkhorn),
     "ista": cache(_ista),
+    "conjugate": cache(_conjugate),
 }
 """The one place where an adapter adds its example problems."""
 

@@ -53,6 +53,9 @@ SIZES = {
     "patches": (400, 100),
     "sparse-synthetic": (512, 256),
     "inpaint": (400, 50),
+    "conjugate-icnn": (16, 256),
+    "eight-gaussians": (2, 256),
+    "w2-benchmark": (16, 256),
     "cvxpy-portfolio": (95, 126),
     "cvxpy-mpc": (206, 336),
     "cvxpy-socp": (62, 182),
@@ -79,6 +82,9 @@ SMALL: dict[str, dict[str, int]] = {
     "lasso-socp": {"rows": 15, "columns": 30},
     "group-lasso": {"rows": 30, "columns": 20},
     "transport-lp": {"points": 5},
+    "conjugate-icnn": {"d": 4, "points": 16},
+    "eight-gaussians": {"points": 16},
+    "w2-benchmark": {"d": 2, "points": 16},
     "cvxpy-portfolio": {"assets": 8},
     "cvxpy-mpc": {"horizon": 4},
     "cvxpy-socp": {"rows": 20, "columns": 10},
@@ -103,8 +109,8 @@ def data(problems: Any) -> list[bytes]:
 @pytest.fixture(params=families.names())
 def name(request: pytest.FixtureRequest) -> str:
     """Every built-in family whose data are there."""
-    if request.param == "mnist" and "WARMSTART_DATA" not in os.environ:
-        pytest.skip("set WARMSTART_DATA to the folder that holds mnist")
+    if request.param in ("mnist", "w2-benchmark") and "WARMSTART_DATA" not in os.environ:
+        pytest.skip("set WARMSTART_DATA to the folder that holds mnist and wasserstein2")
     if request.param == "digits":
         pytest.importorskip("sklearn")
     if request.param.startswith("cvxpy-"):
@@ -181,6 +187,7 @@ def test_only_the_context_varies(name: str) -> None:
     expected = {"mpc": {"l", "u"}, "portfolio": {"q"}, "qp": {"q"}, "lasso-qp": {"l", "u"}, "obstacle": {"q"}}
     expected |= {"random": {"P", "A", "q", "l", "u"}}
     expected |= {key: {"signal"} for key in ("patches", "sparse-synthetic", "inpaint")}
+    expected |= {key: {"y"} for key in ("conjugate", "eight", "w2")}
     expected |= {key: {"a", "b"} for key in ("digits", "mnist", "sphere")} | {"clouds": {"a", "b", "x", "y"}}
     expected |= {"cvxpy-portfolio": {"q", "u"}, "cvxpy-mpc": {"l", "u"}, "cvxpy-socp": {"b"}}
     expected |= {"osqp-random": {"P", "A", "q", "u"}}
@@ -196,7 +203,7 @@ def test_only_the_context_varies(name: str) -> None:
 
 def test_instances_are_solved_by_the_stock_solver(name: str) -> None:
     family = small(name)
-    pytest.importorskip("ott" if family.solver == "sinkhorn" else family.solver)
+    pytest.importorskip({"sinkhorn": "ott", "conjugate": "optax"}.get(family.solver) or family.solver)
     for problem in [*family.sample(4, 0, "validation"), *trajectory(family, 4, 0, "validation")]:
         outcome = load(family.solver).open(problem, {}).run(None, 1e-4, 50_000, np.inf)
         assert outcome.status is Status.SOLVED

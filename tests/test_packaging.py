@@ -127,8 +127,8 @@ def test_solvers_and_frameworks_are_imported_when_they_are_needed(path: Path) ->
     if path.parent in (TOP / "warmstart" / "adapters", TOP / "warmstart" / "cvxpy"):
         return  # imported when its solver is chosen, with what that solver is built on
     forbidden = FRAMEWORKS | SOLVERS
-    if path.parent == TOP / "warmstart" / "training" / "unrolled":
-        forbidden = forbidden - {"jax"}  # imported when something is trained through a solver's steps
+    if path.parent in (TOP / "warmstart" / "training" / "unrolled", TOP / "warmstart" / "potentials"):
+        forbidden = forbidden - {"jax", "optax"}  # imported when there is a potential, or training through steps
     if path.name in ("td3.py", "checkpoint.py"):
         forbidden = forbidden - {"torch"}  # imported when a policy is trained
     assert not at_import(ast.parse(path.read_text())) & forbidden

@@ -70,6 +70,7 @@ def test_every_command_is_shown() -> None:
         "train",
         "bench",
         "solve",
+        "transport",
         "check",
     }
 

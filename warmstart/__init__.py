@@ -9,6 +9,7 @@ from warmstart import cvxpy
 from warmstart.adapter import Start, Status
 from warmstart.cone_program import ConeProgram
 from warmstart.cones import Cones
+from warmstart.conjugate import Conjugate
 from warmstart.lasso import Lasso
 from warmstart.problem import QP, Problem
 from warmstart.result import Result
@@ -25,6 +26,7 @@ __all__ = [
     "QP",
     "ConeProgram",
     "Cones",
+    "Conjugate",
     "Family",
     "Grid",
     "Lasso",

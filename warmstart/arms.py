@@ -11,6 +11,7 @@ import numpy as np
 
 from warmstart.adapter import Adapter, Iterate, Parameters, Start, often
 from warmstart.cone_program import ConeProgram
+from warmstart.conjugate import Conjugate
 from warmstart.errors import MissingExtraError, ProblemError
 from warmstart.lasso import Lasso
 from warmstart.model import Model
@@ -77,7 +78,7 @@ def build(setting: Setting, references: Mapping[int, Result]) -> tuple[dict[str,
             arms["shifted"] = _kept(
                 setting, Plan(parameters["shifted"], propose, setting.max_iterations, guarded=False)
             )
-    neighbours = Neighbours(setting)
+    neighbours = neighbours_of(setting)
     others = [neighbours.start(problem, leave_out=i) for i, problem in enumerate(problems)]
     parameters["nearest"] = _retune(setting, parameters["tuned"], problems, others)
     arms["nearest"] = _kept(setting, Plan(parameters["nearest"], neighbours, setting.max_iterations, guarded=False))
@@ -87,6 +88,12 @@ def build(setting: Setting, references: Mapping[int, Result]) -> tuple[dict[str,
         propose = partial(_initialised, initialise)
         arms[name] = _kept(setting, Plan(parameters[name], propose, setting.max_iterations, guarded=False))
     arms["learned"] = _kept(setting, setting.model)
+    if setting.adapter.problem is Conjugate:
+        from warmstart.peers.conjugates import plans
+
+        return arms | {name: _kept(setting, plan) for name, plan in plans(setting, base).items()} | {
+            "exact": _exact(setting, base, references)
+        }, parameters
     if unlearned := refined_cold(setting):
         arms["refined_cold"] = _kept(setting, unlearned)
     arms["exact"] = _exact(setting, base, references)
@@ -204,12 +211,20 @@ def _exact(setting: Setting, base: Parameters, references: Mapping[int, Result])
     return solve_from_solution
 
 
+def neighbours_of(setting: Setting) -> Any:
+    """The nearest arm's starts; of batches of points each row's."""
+    if setting.adapter.problem is Conjugate:
+        from warmstart.peers.conjugates import NearestRows
+
+        return NearestRows(setting)
+    return Neighbours(setting)
+
+
 class Neighbours:
     """The stored training solution whose context is nearest; contexts are standardised."""
 
     def __init__(self, setting: Setting) -> None:
         self._bound = setting.model.context.bind(setting.train[0])
-        self._slots = setting.adapter.slots(setting.train[0])
         self._solutions = [dict(s) for s in setting.solutions]
         self._contexts = np.array([self._bound.values(p) for p in setting.train[: len(self._solutions)]])
         rows = np.arange(len(self._solutions), dtype=np.float64)[:, None]

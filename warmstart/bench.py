@@ -9,7 +9,7 @@ from typing import Any
 
 from warmstart import adapter as seam
 from warmstart.adapter import Adapter, often
-from warmstart.arms import NEIGHBOURS, Setting, refined_cold
+from warmstart.arms import Setting, refined_cold
 from warmstart.context import find as find_context
 from warmstart.curves import residual_curves
 from warmstart.errors import FamilyError
@@ -18,7 +18,7 @@ from warmstart.model import Model, Pipeline, pretrained, shipped
 from warmstart.plan import CALLABLE_BUDGET
 from warmstart.progress import Report as Progress
 from warmstart.progress import silent
-from warmstart.report import Report, compare
+from warmstart.report import Report, compare, stored
 
 INSTANCES = 50
 LEAD = 12  # consecutive training problems on which the `previous` arm is tuned
@@ -112,7 +112,7 @@ def _with_photograph(report: Report, family: Any, model: Model, train: list[Any]
 def draw(family: Family, model: Model, request: Request) -> Draw:
     """The problems of one bench. Raises FamilyError where there are no consecutive ones."""
     seed = int(model.card.get("seed", 0))
-    train = take(family, NEIGHBOURS, seed, "train")
+    train = take(family, stored(family), seed, "train")
     if not request.trajectory:
         return Draw(take(family, request.instances, request.seed, "test"), train, [])
     if not family.has_trajectory:
@@ -180,8 +180,11 @@ def train_quickly(family: Family, adapter: Adapter, tol: float, progress: Progre
 
 def untrained(family: Family, adapter: Adapter, tol: float) -> Model:
     """A Model that knows what varies and nothing else: the solver's defaults, and refinement where there is one."""
-    problems = take(family, SAMPLES, 0, "train")
-    context = find_context(problems, take(family, SAMPLES, 0, "validation"))
+    from warmstart.training import points, singles
+
+    batches = -(-SAMPLES // points(family))
+    problems = singles(take(family, batches, 0, "train"), SAMPLES)
+    context = find_context(problems, singles(take(family, batches, 0, "validation"), SAMPLES))
     changing = set(context.names) & set(problems[0].heavy)
     refine = not changing and adapter.engine(problems[0], context, None) is not None
     limit = adapter.max_iterations

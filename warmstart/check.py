@@ -11,6 +11,7 @@ from warmstart.families import Family, family, names
 from warmstart.model import Model
 from warmstart.progress import Report as Progress
 from warmstart.progress import silent
+from warmstart.training import points, singles
 
 INSTANCES = 50
 CONTEXTS = 500  # fresh problems whose context is looked at
@@ -56,7 +57,7 @@ def card_family(model: Model) -> Family:
 
 
 def _range_claim(model: Model, source: Family, seed: int) -> Claim:
-    problems = take(source, CONTEXTS, seed, "test")
+    problems = singles(take(source, -(-CONTEXTS // points(source)), seed, "test"), CONTEXTS)
     bound = model.context.bind(problems[0])
     rejected = sum(bool(bound.locate(problem)[1]) for problem in problems)
     text = f"fresh problems out of range: at most {REJECTED:.0%}"

@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     _train(_add(commands, "train", "train a model for a family"))
     _bench(_add(commands, "bench", "measure a model against every other way to use the solver"))
     _solve(_add(commands, "solve", "solve the problems of a file with a model"))
+    _transport(_add(commands, "transport", "learn a map from one measure to another, with its conjugates by L-BFGS"))
     _check(_add(commands, "check", "test a model file's claims again on fresh problems"))
     return parser
 
@@ -127,6 +128,24 @@ def _check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="DIR", help="folder of data that a family needs (WARMSTART_DATA)")
     parser.add_argument("--parameters", metavar="FILE", help=PARAMETERS_HELP)
     parser.set_defaults(set=[])
+
+
+def _transport(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pair", metavar="PAIR", help="w2-benchmark (from the data folder) or eight-gaussians")
+    parser.add_argument(
+        "--set", action="append", type=_setting, default=[], metavar="NAME=VALUE", help="d=2 to 64 of w2-benchmark"
+    )
+    parser.add_argument("--data", metavar="DIR", help="folder of data that a pair needs (WARMSTART_DATA)")
+    parser.add_argument("--steps", type=_count, metavar="N", help="steps of training (8000)")
+    parser.add_argument("--hidden", type=_count, metavar="N", help="units of each layer (128)")
+    parser.add_argument("--layers", type=_count, metavar="N", help="hidden layers (2)")
+    parser.add_argument("--batch", type=_count, metavar="N", help="points of a step (1024)")
+    parser.add_argument("--seed", type=_seed, default=0)
+    parser.add_argument("--out", metavar="FILE", help="the file of the map (PAIR.map.safetensors)")
+    parser.add_argument("--resume", action="store_true", help="take up an interrupted training of the same settings")
+    parser.add_argument("--force", action="store_true", help="overwrite the file of the map")
+    parser.add_argument("--json", metavar="FILE", help="write what was measured as JSON; - prints JSON only")
+    parser.add_argument("--plot", metavar="FILE", help="draw the map as a PNG")
 
 
 def _family(parser: argparse.ArgumentParser) -> None:

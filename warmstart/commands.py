@@ -162,6 +162,44 @@ def solve(options: Namespace) -> int:
     return DONE if all(result.status in CONCLUSIVE for result in results) else FAILED
 
 
+def transport(options: Namespace) -> int:
+    """A file with a map between two measures, and what its conjugates cost."""
+    _use_data(options)
+    from warmstart.dual import Options, save_map, train_map
+    from warmstart.families.wasserstein import find_pair
+    from warmstart.moved import plot_map
+
+    pair = find_pair(options.pair, dict(options.set))
+    json_path, plot_path = _json_target(options.json), check_target(options.plot) if options.plot else None
+    name = options.out or f"{options.pair}.map{model_file.SUFFIX}"
+    out = check_target(name, suffix=model_file.SUFFIX, new=not options.force)
+    checkpoint = out.with_name(f"{out.stem}.training{model_file.SUFFIX}")
+    if not options.resume:
+        checkpoint.unlink(missing_ok=True)
+    names = ("steps", "hidden", "layers", "batch", "seed")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    with bars() as progress:
+        trained = train_map(pair, Options(**given), checkpoint=checkpoint, resume=options.resume, report=progress)
+    save_map(trained, out, force=options.force)
+    checkpoint.unlink(missing_ok=True)
+    if plot_path:
+        plot_map(trained, pair, plot_path)
+    card = trained.card
+    rows = [
+        (which, f"{row['iterations']:.1f}", duration(row["seconds"]), *_saved(card["saved"].get(which)))
+        for which, row in card["conjugates"].items()
+    ]
+    text = _table(("conjugates from", "iterations", "time", "the learned start saved", "and"), rows)
+    score = "" if card["uvp"] is None else f", L2-UVP {card['uvp']:.3f} %"
+    text += f"\n{out}: {card['steps']} steps in {duration(card['seconds'])}{score}"
+    _give_out(text, {**card, "file": str(out)}, options.json, json_path)
+    return DONE
+
+
+def _saved(less: Mapping[str, float] | None) -> tuple[str, str]:
+    return ("", "") if less is None else (f"{less['iterations']:,.0f} iterations", f"{less['seconds']:,.1f} s")
+
+
 def check(options: Namespace) -> int:
     """A model's claims, tested again; failed when one does not hold."""
     from warmstart.check import check as run

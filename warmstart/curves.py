@@ -10,7 +10,7 @@ import numpy as np
 
 from warmstart import adapter as seam
 from warmstart.adapter import Adapter, Iterate, Parameters, Start, Workspace, often
-from warmstart.arms import NEIGHBOURS, Neighbours, Setting
+from warmstart.arms import NEIGHBOURS, Setting, neighbours_of
 from warmstart.model import Model
 from warmstart.plan import Plan
 from warmstart.progress import Report as Progress
@@ -66,7 +66,7 @@ def _trials(
         before = _solutions(adapter, problems[:-1], parameters["tuned"], tol)
         trials["previous"] = Trial(parameters["previous"], [Start(iterate) for iterate in before])
     solutions = _solutions(adapter, train[:NEIGHBOURS], parameters["tuned"], tol)
-    neighbours = Neighbours(Setting(adapter, tol, model, train[:NEIGHBOURS], solutions, (), adapter.max_iterations))
+    neighbours = neighbours_of(Setting(adapter, tol, model, train[:NEIGHBOURS], solutions, (), adapter.max_iterations))
     trials["nearest"] = Trial(parameters["nearest"], [neighbours(problem, None)[0] for problem in held])
     for name, initialise in adapter.initialisers(held[0]).items():
         trials[name] = Trial(parameters[name], [Start(initialise(problem)) for problem in held])

@@ -26,7 +26,7 @@ def conform(adapter: Adapter, problem: Any, start: Start) -> tuple[Start | None,
         return start, ""
     if not isinstance(start, Start):
         return None, f"the predictor returned a {type(start).__name__}, not a Start"
-    reason = _bad_parameters(adapter, start.parameters)
+    reason = _bad_parameters(adapter, problem, start.parameters)
     if not reason and not isinstance(start.iterate, Mapping):
         reason = f"the iterate of the start is a {type(start.iterate).__name__}, not a mapping of slots to arrays"
     if reason:
@@ -75,10 +75,14 @@ def _as_float(value: Any) -> np.ndarray | None:
         return None
 
 
-def _bad_parameters(adapter: Adapter, parameters: Mapping[str, Any]) -> str:
+def _bad_parameters(adapter: Any, problem: Any, parameters: Mapping[str, Any]) -> str:
     if not isinstance(parameters, Mapping):
         return f"the parameters of the start are a {type(parameters).__name__}, not a mapping of names to values"
     for name, value in parameters.items():
+        if hasattr(adapter, "objects") and (fits := adapter.objects(problem, name, value)) is not None:
+            if not fits:
+                return f"{name} of the start is not one for this problem"
+            continue
         if name not in adapter.ranges:
             return f"{adapter.name} takes no parameter {name!r} with a start"
         low, high = adapter.ranges[name]

@@ -34,7 +34,8 @@ class Pipeline:
     the refinement begins with nothing. `follow` says that a problem whose context moved no further than `reach` from
     the last one starts from the last solution, with `follow_parameters`; with `follow_only` any other problem is solved
     with tuned parameters alone. `initialiser` names one of the solver's own, where that was faster than any predictor.
-    With `shifted` the last solution is moved on by one stage first.
+    With `shifted` the last solution is moved on by one stage first. `metric` names a linear predictor whose slope is
+    the solver's first metric.
     """
 
     predictor: str | None
@@ -49,6 +50,7 @@ class Pipeline:
     follow_only: bool = False
     initialiser: str = ""
     shifted: bool = False
+    metric: str = ""
 
     def card(self) -> dict[str, Any]:
         """The pipeline as JSON."""
@@ -123,9 +125,16 @@ class Proposer:
         self._last: np.ndarray | None = None
         self._adapter = seam.load(model.card["solver"])
         self._initialise: Callable[[Any], Iterate] | None = None
+        self._parameters = pipeline.parameters
+        if pipeline.metric:
+            metric = learned_metric(model.predictors[pipeline.metric], model.context)
+            self._parameters = {**pipeline.parameters, "metric": metric}
 
     def __call__(self, problem: Any, previous: Iterate | None) -> Proposal:
         """The start for `problem`, or the reason why there is none; `previous` is the last solution."""
+        return self._rows(problem) if getattr(problem, "points", None) is not None else self._one(problem, previous)
+
+    def _one(self, problem: Any, previous: Iterate | None) -> Proposal:
         context, reason = self._bound.locate(problem)
         last, self._last = self._last, None if reason else context
         if reason:
@@ -146,19 +155,40 @@ class Proposer:
             return None, TUNED_ONLY
         if pipeline.initialiser:
             self._initialise = self._initialise or self._adapter.initialisers(problem)[pipeline.initialiser]
-            return Start(self._initialise(problem), pipeline.parameters), ""
+            return Start(self._initialise(problem), self._parameters), ""
         if self._regressor is None:
             return (NOTHING, "") if self._engine else (None, TUNED_ONLY)
         output = self._regressor(context)
         if self._engine:
             return Start(hint=output, layers=predictors.layers(self._regressor)), ""
-        return Start(self._adapter.decode(problem, output), pipeline.parameters), ""
+        return Start(self._adapter.decode(problem, output), self._parameters), ""
+
+    def _rows(self, problem: Any) -> Proposal:
+        """The start of a batch: every row from its own prediction, or cold where that is not to be used."""
+        if self._regressor is None:
+            return None, TUNED_ONLY
+        contexts, usable = self._bound.locate_all(problem.rows)
+        if not usable.any():
+            return None, "all points of the batch are out of the training range"
+        code = predictors.many(self._regressor, contexts)
+        if not usable.all():
+            cold = self._adapter.cold(problem)
+            code[~usable] = self._adapter.encode(problem, cold).reshape(code.shape)[~usable]
+        return Start(self._adapter.decode(problem, code), self._parameters), ""
 
     def _step(self, context: np.ndarray, last: np.ndarray) -> float:
         """How far the context moved from the last one, or from that moved on."""
         if self._pipeline.shifted and self._model.shift:
             return self._model.shift.moved(context, last, self._model.context.mean, self._model.context.scale)
         return moved(context, last)
+
+
+def learned_metric(regressor: Any, context: Context) -> Any:
+    """The symmetric part of a linear predictor's slope, in the user's units, as a Metric. Raises ProblemError."""
+    from warmstart.conjugate import Metric
+
+    slope = np.asarray(regressor.decode, dtype=np.float64) @ regressor.encode / context.scale
+    return Metric((slope + slope.T) / 2)
 
 
 def save(model: Model, path: str | PathLike[str], *, force: bool = False) -> None:
@@ -257,5 +287,7 @@ def _check(model: Model) -> None:
         shape = model.predictors[pipeline.predictor](middle).shape
         if len(shape) != 1 or (shape != (size,) and not pipeline.refine):
             raise ValueError(f"predictor {pipeline.predictor} gives a wrong number of values")
+        if pipeline.metric:
+            learned_metric(model.predictors[pipeline.metric], model.context)
     if not model.pipelines or "solver" not in model.card:
         raise ValueError("no pipelines or no solver")

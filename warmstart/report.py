@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 REFERENCE_FACTOR = 1e-2  # references are solved to this fraction of the tolerance
 REFERENCE_ITERATIONS = 200_000
 PASSES = 3
-REFERENCE: Mapping[str, Parameters] = {"sinkhorn": {"domain": "log"}}
+BATCHES = 12  # training problems of a comparison where these are batches of points
+REFERENCE: Mapping[str, Parameters] = {"sinkhorn": {"domain": "log"}, "conjugate": {"method": "newton"}}
 """What references are confirmed with, beside the tuned parameters: another computation of the same answer."""
-PACKAGES = {"sinkhorn": ("ott-jax", "jax"), "ista": ("scikit-learn",)}
+PACKAGES = {"sinkhorn": ("ott-jax", "jax"), "ista": ("scikit-learn",), "conjugate": ("jax", "optax")}
 """The packages of a solver whose name is not that of its package."""
 OWN, ROUTES = "cvxpy", ("option", "option+model", "direct", "direct+model")
 """The arms of families that are written in cvxpy: its own warm path, and ours through it (see warmstart.cvxpy.arms)."""
@@ -166,7 +167,13 @@ def _training_problems(model: Model) -> list[Any]:
         raise ProblemError(
             f"{name!r} is no built-in family; pass train=..., some problems that the model was trained on"
         )
-    return list(family(name, **settings).sample(NEIGHBOURS, model.card["seed"], "train"))
+    source = family(name, **settings)
+    return list(source.sample(stored(source), model.card["seed"], "train"))
+
+
+def stored(source: Any) -> int:
+    """How many training problems a comparison needs: batches hold many solutions each."""
+    return NEIGHBOURS if source.solver != "conjugate" else BATCHES
 
 
 def _references(

@@ -144,6 +144,21 @@ FAMILIES: dict[str, Entry] = {
         "Inpaint",
         "sparse codes of patches with half their pixels missing; the patch changes",
     ),
+    "conjugate-icnn": Entry(
+        "warmstart.families.convex",
+        "ICNN",
+        "conjugates of an input-convex network, 256 points of 16 coordinates at once; the points change",
+    ),
+    "eight-gaussians": Entry(
+        "warmstart.families.convex",
+        "EightGaussians",
+        "conjugates of a potential that draws the plane to eight Gaussians; the points change",
+    ),
+    "w2-benchmark": Entry(
+        "warmstart.families.convex",
+        "W2Benchmark",
+        "conjugates of the potentials of a Wasserstein-2 benchmark; the points change",
+    ),
     "cvxpy-portfolio": Entry(
         "warmstart.families.modelled",
         "Backtest",

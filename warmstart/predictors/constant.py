@@ -16,3 +16,7 @@ class Constant:
     def __call__(self, context: np.ndarray) -> np.ndarray:
         """The flat iterate (n_out,) for a standardised context (d,)."""
         return self.output.astype(np.float64)
+
+    def many(self, contexts: np.ndarray) -> np.ndarray:
+        """The flat iterates (N, n_out) for standardised contexts (N, d)."""
+        return np.tile(self.output.astype(np.float64), (len(contexts), 1))

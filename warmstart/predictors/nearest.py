@@ -16,9 +16,10 @@ class Search:
         self._project = np.ascontiguousarray(project, dtype=np.float32)
 
     def scores(self, context: np.ndarray) -> np.ndarray:
-        """(N,) Smaller is nearer."""
+        """(N,) Smaller is nearer; (N, B) for contexts (d, B)."""
         where = self._project @ context.astype(np.float32) if len(self._project) else context.astype(np.float32)
-        return self._norms - self._points @ where
+        norms = self._norms if where.ndim == 1 else self._norms[:, None]
+        return norms - self._points @ where
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,3 +37,7 @@ class Nearest:
     def __call__(self, context: np.ndarray) -> np.ndarray:
         """The flat iterate (n_out,) for a standardised context (d,)."""
         return self.outputs[int(self.search.scores(context).argmin())].astype(np.float64)
+
+    def many(self, contexts: np.ndarray) -> np.ndarray:
+        """The flat iterates (N, n_out) for standardised contexts (N, d)."""
+        return self.outputs[self.search.scores(contexts.T).argmin(axis=0)].astype(np.float64)

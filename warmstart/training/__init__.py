@@ -35,6 +35,7 @@ TOLERANCES = (1e-3, 1e-6)
 SAMPLES = 1000
 VALIDATION = 60
 TUNING = 15
+BATCHES = 12  # validation problems that are batches of points
 TRAJECTORY = 60
 CALIBRATION = 1000
 LABEL_FACTOR = 1e-2  # labels are solved to this fraction of the tightest tolerance
@@ -74,29 +75,33 @@ def train(
     tols = sorted({float(t) for t in np.atleast_1d(tol)}, reverse=True)
     problems = _draw(source, samples, seed)
     adapter = seam.load(solver or source.solver or seam.default_solver(problems.train[0]))
-    context = find(problems.train, problems.calibration + problems.trajectory)
-    losses = adapter.losses(problems.train[0], context)
-    encoders = adapter.encoders(problems.train[0], context)
-    names = _predictor_names(predictor, [*fitters(losses), *encoders])
-    sample = _solvable(adapter, problems.train)
+    plain, calibration = singles(problems.train, samples), singles(problems.calibration, CALIBRATION)
+    context = find(plain, calibration + singles(problems.trajectory, TRAJECTORY + 1))
+    losses = adapter.losses(plain[0], context)
+    encoders = adapter.encoders(plain[0], context)
+    names = _predictor_names(predictor, [*fitters(losses), *encoders], getattr(adapter, "on_request", ()))
+    sample = _solvable(adapter, problems.train)[: BATCHES // 2 if points(source) > 1 else TUNING]
     tuned = {t: _tune(adapter, sample, t, report) for t in tols}
     card = _card(source, adapter, tols, samples, seed, predictor)
     regressors: dict[str, Regressor] = {}
     screen = None
     if names:
         folder = _prepare(folder, card)
-        labels, counted = _label(adapter, problems.train, sample, context, tols[-1], jobs, folder, report)
-        card["left_out"] = {str(row): reason for row, reason in labels.left_out.items()}
-        solved = [problems.train[row] for row in labels.rows]
-        slots = adapter.slots(solved[0])
-        iterates = [split(output, slots) for output in labels.outputs]
+        free: Any = getattr(adapter, "labels", None)
+        if free is not None:  # they cost next to nothing
+            counted: Parameters = {}
+            solved, iterates = free(problems.train, tuned[tols[-1]].parameters, samples, seed)
+        else:
+            labels, counted = _label(adapter, problems.train, sample, context, tols[-1], jobs, folder, report)
+            card["left_out"] = {str(row): reason for row, reason in labels.left_out.items()}
+            solved, iterates = _solved(adapter, problems.train, labels)
         data = replace(_data(adapter, solved, context, iterates, losses), encoders=encoders)
         if any(name.startswith("unrolled-") for name in names):
             data = _with_steps(adapter, solved[0], context, counted, data)
         regressors = _fit([name for name in names if name not in encoders], data, seed, report)
         screen = _fit_hints(names, adapter, solved, iterates, context, data, seed, regressors)
     shift = _shift(source, adapter, problems.trajectory, context)
-    model = Model(card, context, adapter.code(problems.train[0]), regressors, {}, screen, shift=shift)
+    model = Model(card, context, adapter.code(plain[0]), regressors, {}, screen, shift=shift)
     judge = Solver(sample[0], Plan(tuned[tols[0]].parameters), solver=adapter.name, tol=tols[0])
     validation = [problem for problem in problems.validation if judge.solve(problem).solved]
     trajectory = [problem for problem in problems.trajectory if judge.solve(problem).solved]
@@ -107,11 +112,12 @@ def train(
         tick = Ticks(report, f"choosing by time at {t:g}")
         setting = Setting(adapter, t, validation, trajectory, tuned[t], seed, tick)
         pipelines[t], measured[f"{t:g}"] = choose(setting, model, screen is not None)
-        if kernels() is not None:
+        if kernels() is not None and getattr(adapter, "kernels", True):
             with without():
                 uncompiled[t], measured[f"{t:g} uncompiled"] = choose(setting, model, screen is not None)
         tick.finish()
-    used = {pipeline.predictor for pipeline in [*pipelines.values(), *uncompiled.values()]}
+    chosen = [*pipelines.values(), *uncompiled.values()]
+    used = {pipeline.predictor for pipeline in chosen} | {pipeline.metric for pipeline in chosen}
     kept = {name: r for name, r in regressors.items() if name in used or predictor not in ("auto", "unrolled")}
     card |= {"measured": measured, "training_seconds": perf_counter() - begin}
     return replace(model, card=card, predictors=kept, pipelines=pipelines, uncompiled=uncompiled)
@@ -151,10 +157,10 @@ def _source(family: Any) -> Any:
     return ProblemsFamily(family)
 
 
-def _predictor_names(predictor: str, known: list[str]) -> list[str]:
+def _predictor_names(predictor: str, known: list[str], on_request: Sequence[str] = ()) -> list[str]:
     unrolled = [name for name in known if name.startswith("unrolled-")]
     if predictor == "auto":
-        return [name for name in known if name not in unrolled]
+        return [name for name in known if name not in (*unrolled, *on_request)]
     if predictor == "unrolled":
         return ["mlp", *unrolled]
     if predictor == "none":
@@ -164,15 +170,34 @@ def _predictor_names(predictor: str, known: list[str]) -> list[str]:
     return [predictor]
 
 
+def singles(problems: Sequence[Any], most: int) -> list[Any]:
+    """The problems, at most so many; where they are batches of points, those of their points."""
+    if problems and getattr(problems[0], "points", None) is not None:
+        return [problem.row(k) for problem in problems for k in range(problem.m)][:most]
+    return list(problems)
+
+
+def points(source: Any) -> int:
+    """How many points a batch of a family has; 1 where its problems are no batches of points."""
+    return int(getattr(source, "points", 1)) if source.solver == "conjugate" else 1
+
+
 def _draw(source: Any, samples: int, seed: int) -> Problems:
-    """All problems; of a user's finite family as many as there are."""
-    counts = getattr(source, "counts", {})
+    """All problems; of a user's finite family as many as there are. Samples of batches are their points."""
+    if samples < 10:
+        raise TrainingError(f"samples is {samples}; training needs at least 10")
+    counts, size = getattr(source, "counts", {}), points(source)
+    if size > 1:
+        return Problems(
+            list(source.sample(max(-(-samples // size), BATCHES), seed, "train")),
+            list(source.sample(BATCHES, seed, "validation")),
+            list(source.sample(-(-CALIBRATION // size), seed + 1, "validation")),
+            [],
+        )
 
     def take(count: int, split: str, offset: int = 0) -> list[Any]:
         return list(source.sample(min(count, counts.get(split, count)), seed + offset, split))
 
-    if samples < 10:
-        raise TrainingError(f"samples is {samples}; training needs at least 10")
     trajectory: list[Any] = []
     if source.has_trajectory:
         length = min(TRAJECTORY + 1, counts.get("validation", TRAJECTORY + 1))
@@ -238,6 +263,12 @@ def _label(
             f"only {len(labels.rows)} of {len(problems)} problems could be solved for labels: {reasons}"
         )
     return labels, parameters
+
+
+def _solved(adapter: Adapter, problems: Sequence[Any], labels: Labels) -> tuple[list[Any], list[Iterate]]:
+    """The problems that have labels, with their solutions."""
+    slots = adapter.slots(problems[0])
+    return [problems[row] for row in labels.rows], [split(output, slots) for output in labels.outputs]
 
 
 def _data(

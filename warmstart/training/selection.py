@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from warmstart.adapter import Adapter, often
-from warmstart.model import Model, Pipeline
+from warmstart.errors import ProblemError
+from warmstart.model import Model, Pipeline, learned_metric
 from warmstart.plan import Plan
+from warmstart.predictors import many
 from warmstart.shift import moved
 from warmstart.solve import Solver
 from warmstart.stopwatch import Run, measure
@@ -19,6 +21,7 @@ from warmstart.training.tuning import Tuned, tune
 
 BOOTSTRAP = 2000
 TUNING_PROBLEMS = 15
+LINEAR = "ridge"  # the predictor whose slope can be a metric
 SMALLEST_REACH = 1e-6  # standard deviations: a context that slides on exactly has only rounding left
 
 
@@ -75,19 +78,39 @@ def _plain(setting: Setting, model: Model, base: Pipeline) -> dict[str, Pipeline
     """A pipeline for every predictor of iterates, with the step sizes and check interval that suit its starts."""
     found = {}
     problems = setting.problems[:TUNING_PROBLEMS]
-    bound = model.context.bind(problems[0])
-    contexts = [bound.values(problem) for problem in problems]
+    metric = _metric(model, setting.adapter)
     for name in model.predictors:
         if name.startswith("hint-"):
             continue
-        codes = [model.predictors[name](context) for context in contexts]
-        starts = [setting.adapter.decode(problem, code) for problem, code in zip(problems, codes, strict=True)]
+        starts = _starts(setting.adapter, model, name, problems)
         parameters = _suited(setting, problems, starts)
         if parameters is not None:
             found[name] = replace(base, predictor=name, parameters=parameters)
             for k, other in enumerate(setting.adapter.sweeping, start=1):
                 found[f"{name} {k}"] = replace(found[name], parameters=parameters | dict(other))
+        if metric and (parameters := _suited(setting, problems, starts, metric)) is not None:
+            found[f"{name}, metric"] = replace(base, predictor=name, parameters=parameters, metric=LINEAR)
     return found
+
+
+def _starts(adapter: Adapter, model: Model, name: str, problems: Sequence[Any]) -> list[Any]:
+    """Iterates by a predictor; of a batch each row's."""
+    regressor, head = model.predictors[name], problems[0]
+    bound = model.context.bind(getattr(head, "single", head))
+    if getattr(head, "points", None) is None:
+        return [adapter.decode(problem, regressor(bound.values(problem))) for problem in problems]
+    standardise = model.context.standardise
+    return [adapter.decode(problem, many(regressor, standardise(problem.rows))) for problem in problems]
+
+
+def _metric(model: Model, adapter: Adapter) -> dict[str, Any]:
+    """The slope of the linear predictor as a parameter, where the solver takes a metric and this can be one."""
+    if not hasattr(adapter, "objects") or LINEAR not in model.predictors:
+        return {}
+    try:
+        return {"metric": learned_metric(model.predictors[LINEAR], model.context)}
+    except ProblemError:
+        return {}
 
 
 def _refined(setting: Setting, model: Model, base: Pipeline) -> dict[str, Pipeline]:
@@ -128,14 +151,19 @@ def _slid(model: Model, contexts: Sequence[np.ndarray]) -> float:
     return max(1.1 * float(np.quantile(steps, 0.95)), SMALLEST_REACH)
 
 
-def _suited(setting: Setting, problems: Sequence[Any], starts: Sequence[Any]) -> dict[str, Any] | None:
-    """What a run from these starts changes in the tuned parameters: those that the adapter lets a Start set."""
+def _suited(
+    setting: Setting, problems: Sequence[Any], starts: Sequence[Any], more: Mapping[str, Any] | None = None
+) -> dict[str, Any] | None:
+    """What a run from these starts changes in the tuned parameters: those that the adapter lets a Start set.
+
+    `more`: parameters that go with the starts as they are.
+    """
     adapter = setting.adapter
     tuned = tune(
         adapter,
         problems,
         setting.tol,
-        base=setting.tuned.parameters,
+        base=setting.tuned.parameters | dict(more or {}),
         grid=adapter.starting,
         starts=starts,
         tick=setting.tick,
