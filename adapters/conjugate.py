@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from warmstart.accelerator import accelerated
-from warmstart.adapter import Iterate, Outcome, Parameters, Residual, Start, Status
+from warmstart.adapter import Iterate, Outcome, Parameters, Residual, Start, Status, no_policy
 from warmstart.adapters.conjugate_methods import run_rows, run_scipy, unbounded_direction
 from warmstart.conjugate import Conjugate, Measured, Metric, measure
 from warmstart.context import Context
@@ -149,7 +149,8 @@ class ConjugateAdapter:
     def screen(self, problem: Conjugate, iterates: Sequence[Iterate]) -> None:
         return None
 
-    def open(self, problem: Conjugate, parameters: Parameters) -> ConjugateWorkspace:
+    def open(self, problem: Conjugate, parameters: Parameters, policy: Any | None = None) -> ConjugateWorkspace:
+        no_policy(self.name, policy)
         return ConjugateWorkspace(problem, parameters)
 
     def batches(self) -> bool:
