@@ -18,4 +18,5 @@ ADAPTERS: dict[str, Entry] = {
     "sinkhorn": Entry("warmstart.adapters.sinkhorn", "Transport", ("ott",), "ot"),
     "ista": Entry("warmstart.adapters.ista", "Lasso", ("sklearn",), "sparse"),
     "conjugate": Entry("warmstart.adapters.conjugate", "Conjugate", ("jax", "optax"), None),
+    "w2gn": Entry("warmstart.adapters.w2gn", "Wasserstein2", ("jax", "optax"), None),
 }

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from warmstart import QP, ConeProgram, Cones, Conjugate, Grid, Lasso, Transport, adapter
+from warmstart import QP, ConeProgram, Cones, Conjugate, Grid, Lasso, Transport, Wasserstein2, adapter
 from warmstart.adapters import ADAPTERS
 from warmstart.fast import kernels, without
 
@@ -22,7 +22,7 @@ class Examples:
 
     `problems` are small, solvable, of one structure, with different solutions, and take fewer than 200 cold iterations
     at `tol`. `parameters` are given to `open` so that a kept workspace can be reset. `infeasible` and `unbounded` are
-    None where the class has no such problem.
+    None where the class has no such problem. `exact` is the share of `tol` that a solution known exactly meets.
     """
 
     problems: list[Any]
@@ -30,6 +30,7 @@ class Examples:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     infeasible: Any = None
     unbounded: Any = None
+    exact: float = 1e-2
 
 
 def random_qp(rng: np.random.Generator, n: int, m: int, *, free: float = 0.3) -> QP:
@@ -155,12 +156,24 @@ def _conjugate() -> Examples:
     return Examples(problems, 1e-6, {"memory": 5}, unbounded=unbounded)
 
 
+def _w2gn() -> Examples:
+    rng = np.random.default_rng(17)
+
+    def pair() -> tuple[np.ndarray, np.ndarray]:
+        x, y = rng.standard_normal((2, 800, 2)) * rng.uniform(0.5, 2, (2, 1, 2))
+        return x + rng.standard_normal(2), y + 0.2 * np.abs(y)
+
+    problems = [Wasserstein2(*pair(), hidden=8) for _ in range(5)]
+    return Examples(problems, 0.03, {"rate": 0.02, "check": 5}, exact=1.0)
+
+
 EXAMPLES: dict[str, Callable[[], Examples]] = {
     "osqp": cache(_osqp),
     "scs": cache(_scs),
     "sinkhorn": cache(_sinkhorn),
     "ista": cache(_ista),
     "conjugate": cache(_conjugate),
+    "w2gn": cache(_w2gn),
 }
 """The one place where an adapter adds its example problems."""
 

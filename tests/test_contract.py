@@ -112,7 +112,7 @@ def test_a_restart_from_the_solution_costs_the_solver_one_check(
     solver: str, examples: Examples, adapted: Adapter
 ) -> None:
     for problem in examples.problems:
-        exact = Solver(problem, solver=solver, tol=examples.tol / 100, max_iterations=100_000).solve()
+        exact = Solver(problem, solver=solver, tol=examples.exact * examples.tol, max_iterations=100_000).solve()
         start = Start(exact.iterate, often(adapted))
         result = solve(problem, start, solver=solver, tol=examples.tol, verify="solver")
         assert result.solved and result.start_used

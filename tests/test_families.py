@@ -56,6 +56,8 @@ SIZES = {
     "conjugate-icnn": (16, 256),
     "eight-gaussians": (2, 256),
     "w2-benchmark": (16, 256),
+    "color-transfer": (344, 8192),
+    "gauss-mixtures": (268, 8192),
     "cvxpy-portfolio": (95, 126),
     "cvxpy-mpc": (206, 336),
     "cvxpy-socp": (62, 182),
@@ -85,6 +87,8 @@ SMALL: dict[str, dict[str, int]] = {
     "conjugate-icnn": {"d": 4, "points": 16},
     "eight-gaussians": {"points": 16},
     "w2-benchmark": {"d": 2, "points": 16},
+    "color-transfer": {"points": 512},
+    "gauss-mixtures": {"points": 512},
     "cvxpy-portfolio": {"assets": 8},
     "cvxpy-mpc": {"horizon": 4},
     "cvxpy-socp": {"rows": 20, "columns": 10},
@@ -113,6 +117,8 @@ def name(request: pytest.FixtureRequest) -> str:
         pytest.skip("set WARMSTART_DATA to the folder that holds mnist and wasserstein2")
     if request.param == "digits":
         pytest.importorskip("sklearn")
+    if request.param == "color-transfer":
+        pytest.importorskip("skimage")
     if request.param.startswith("cvxpy-"):
         pytest.importorskip("cvxpy")
     return request.param
@@ -188,6 +194,7 @@ def test_only_the_context_varies(name: str) -> None:
     expected |= {"random": {"P", "A", "q", "l", "u"}}
     expected |= {key: {"signal"} for key in ("patches", "sparse-synthetic", "inpaint")}
     expected |= {key: {"y"} for key in ("conjugate", "eight", "w2")}
+    expected |= {key: {"source", "target"} for key in ("color", "gauss-")}
     expected |= {key: {"a", "b"} for key in ("digits", "mnist", "sphere")} | {"clouds": {"a", "b", "x", "y"}}
     expected |= {"cvxpy-portfolio": {"q", "u"}, "cvxpy-mpc": {"l", "u"}, "cvxpy-socp": {"b"}}
     expected |= {"osqp-random": {"P", "A", "q", "u"}}
@@ -203,9 +210,11 @@ def test_only_the_context_varies(name: str) -> None:
 
 def test_instances_are_solved_by_the_stock_solver(name: str) -> None:
     family = small(name)
-    pytest.importorskip({"sinkhorn": "ott", "conjugate": "optax"}.get(family.solver) or family.solver)
+    needed = {"sinkhorn": "ott", "conjugate": "optax", "w2gn": "optax"}
+    pytest.importorskip(needed.get(family.solver) or family.solver)
+    tol = 0.1 if family.solver == "w2gn" else 1e-4
     for problem in [*family.sample(4, 0, "validation"), *trajectory(family, 4, 0, "validation")]:
-        outcome = load(family.solver).open(problem, {}).run(None, 1e-4, 50_000, np.inf)
+        outcome = load(family.solver).open(problem, {}).run(None, tol, 50_000, np.inf)
         assert outcome.status is Status.SOLVED
 
 

@@ -10,13 +10,13 @@ import pytest
 
 from warmstart import model_file, predictors
 from warmstart.lasso import Atoms
-from warmstart.predictors import KINDS, MLP, Constant, Nearest, Network, Ridge, Votes
+from warmstart.predictors import KINDS, MLP, Constant, Hypernetwork, Nearest, Network, Ridge, Votes
 from warmstart.stopwatch import one_blas_thread
 from warmstart.training import fitting, lista, networks
 from warmstart.training.fitting import FITTERS, PENALTIES, STORED_BYTES, VOTERS, Data, fit_hint, hint_names
 from warmstart.training.losses import LOSSES
 
-N, D, X, Y = 60, 5, 4, 7  # problems, context entries, and the sizes of two slots
+N, D, X, Y = 60, 6, 4, 8  # problems, context entries, and the sizes of two slots
 SLOTS = {"x": (X,), "y": (Y,)}
 NO_PROJECTION = np.zeros((0, 0))
 
@@ -37,7 +37,7 @@ def sets(count: int = N) -> Data:
 
 @pytest.fixture(scope="module")
 def fitted() -> dict[str, Any]:
-    """A predictor of every kind, fitted by training's own functions."""
+    """A predictor of every kind, all but the hypernetwork fitted by training's own functions."""
     found: dict[str, Any] = {name: fit(toy(), 0) for name, fit in FITTERS.items()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(networks, "STEPS", 200)
@@ -45,6 +45,10 @@ def fitted() -> dict[str, Any]:
         atoms = Atoms(np.random.default_rng(3).standard_normal((D, X + Y)), 0.0, False)
         found["lista"] = lista.fit_lista(atoms, 0.5, np.zeros(D), np.ones(D), toy(), 0)
         found["network"] = networks.fit_network(replace(toy(), losses=LOSSES), 0)
+    rng = np.random.default_rng(5)
+    shapes = {"weights1": (8, D), "bias1": 8, "weights2": (8, 8), "bias2": 8, "weights3": ((X + Y) // 2, 8)}
+    parts = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+    found["hypernetwork"] = Hypernetwork(**parts, offset=np.zeros((X + Y) // 2))
     return found | {"votes": fit_hint("votes", sets(), True, 0)}
 
 

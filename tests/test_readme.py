@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import importlib.util
 import re
 import shlex
@@ -47,6 +48,9 @@ def commands() -> list[list[str]]:
 
 def test_the_python_blocks_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    photographs = importlib.resources.files("sklearn.datasets.images")
+    for name, given in (("photo.jpg", "china.jpg"), ("look.jpg", "flower.jpg")):
+        (tmp_path / name).write_bytes(photographs.joinpath(given).read_bytes())
     namespace: dict[str, Any] = {"__name__": "readme"}
     assert len(blocks("python")) >= 3
     for line, block in blocks("python"):

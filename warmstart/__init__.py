@@ -15,6 +15,7 @@ from warmstart.problem import QP, Problem
 from warmstart.result import Result
 from warmstart.solve import Solver, solve
 from warmstart.transport import Grid, PointCloud, Transport
+from warmstart.wasserstein2 import Wasserstein2
 
 if TYPE_CHECKING:
     from warmstart.families import Family
@@ -39,6 +40,7 @@ __all__ = [
     "Start",
     "Status",
     "Transport",
+    "Wasserstein2",
     "compare",
     "cvxpy",
     "load",

@@ -94,6 +94,11 @@ def bench(
     held = problems.held[: CURVES + request.trajectory]
     curves = residual_curves(replace(report, runs={}), model, held, problems.train, progress=progress)
     report = replace(report, curves=curves)
+    if hasattr(family, "pairs"):
+        from warmstart.transfer import transfers
+
+        images: Any = family
+        return replace(report, transfers=transfers(images, model, tol, request.seed))
     return _with_photograph(report, family, model, problems.train, progress) if family.name == "patches" else report
 
 

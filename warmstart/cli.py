@@ -108,6 +108,9 @@ def _bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON; - prints JSON only")
     parser.add_argument("--plot", metavar="FILE", help="draw the report as a PNG")
     parser.add_argument(
+        "--steps", type=_depths, metavar="K[,K]", help="maps between measures: residuals after K steps from each start"
+    )
+    parser.add_argument(
         "--layers", type=_depths, metavar="K[,K]", help="sparse codes: errors after K layers of LISTA, trained for it"
     )
 

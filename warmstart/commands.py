@@ -99,7 +99,7 @@ def train(options: Namespace) -> int:
 def bench(options: Namespace) -> int:
     """A report of every arm; failed when the learned arm has a mismatch."""
     _use_data(options)
-    from warmstart import layers
+    from warmstart import after_steps, layers
     from warmstart.bench import Request
     from warmstart.bench import bench as run
 
@@ -112,6 +112,8 @@ def bench(options: Namespace) -> int:
     source = _source(options, options.solver)
     if options.layers:
         layers.check(source)
+    if options.steps:
+        after_steps.check(source)
     model = _model(options.model) if options.model else None
     request = Request(
         options.solver,
@@ -134,6 +136,12 @@ def bench(options: Namespace) -> int:
                 source, options.layers, instances=options.instances, seed=options.seed, progress=progress
             )
             text, data = f"{text}\n\n{layers.render(table)}", {**data, "layers": table}
+        if options.steps:
+            table = after_steps.steps_table(
+                source, model or pretrained(f"{source.name}-w2gn"), options.steps, tol=float(data["tol"]),
+                instances=options.instances, seed=options.seed, progress=progress,
+            )  # fmt: skip
+            text, data = f"{text}\n\n{after_steps.render(table)}", {**data, "steps": table}
     _give_out(text, data, options.json, json_path)
     if plot_path:
         report.plot(plot_path)

@@ -54,7 +54,7 @@ class Context:
     def _check_structure(self, problem: Problem) -> None:
         if problem.structure == self.structure:
             return
-        ours = {name: len(values) for name, values in problem.fields.items()}
+        ours = {name: len(values) for name, values in described(problem).items()}
         for name, size in self.shapes.items():
             if ours.get(name) != size:
                 raise StructureError(
@@ -66,14 +66,14 @@ class Context:
     def _check_heavy(self, problem: Problem, name: str) -> None:
         if name in self.names:
             return
-        ours, theirs = constant_sums(problem.fields[name], np.zeros(0, dtype=np.int64)), self.sums[name]
+        ours, theirs = constant_sums(described(problem)[name], np.zeros(0, dtype=np.int64)), self.sums[name]
         if not np.allclose(ours, theirs, rtol=RELATIVE, atol=RELATIVE * self.sums[f"{name}_size"][0]):
             raise StructureError(
                 f"{name} has other values than in training, where it was constant; train a model for this {name}"
             )
 
     def _flat(self, problem: Problem) -> np.ndarray:
-        values = problem.fields
+        values = described(problem)
         return np.concatenate([values[name] for name in self.names])
 
     def standardise(self, values: np.ndarray) -> np.ndarray:
@@ -139,7 +139,7 @@ class BoundContext:
         context = self.context
         self.admit(problem)
         if self._fast is None:
-            located, same, score = self._locate(problem.fields)
+            located, same, score = self._locate(described(problem))
         else:
             located = np.empty(len(context.first))
             same, score = self._fast.locate(
@@ -170,7 +170,7 @@ class BoundContext:
 
     def values(self, problem: Problem) -> np.ndarray:
         """The standardised context (d,) alone."""
-        values = problem.fields
+        values = described(problem)
         return self.context.standardise(np.concatenate([values[n] for n in self.context.names])[self.context.first])
 
     def _locate(self, values: Mapping[str, np.ndarray]) -> tuple[np.ndarray, bool, float]:
@@ -185,18 +185,23 @@ class BoundContext:
         """The field that differs from training, beyond rounding; empty where none does."""
         if not self._same:
             return "a vector entry that was constant in training has another value"
-        values = problem.fields
+        values = described(problem)
         flat = np.concatenate([values[name] for name in self.context.names])
         near = np.isclose(flat, self._template, rtol=RELATIVE, atol=RELATIVE)
         if near.all():
             return ""
         i = int(np.flatnonzero(~near)[0])
         for name in self.context.names:
-            size = len(problem.fields[name])
+            size = len(described(problem)[name])
             if i < size:
                 return f"{name}[{i}] varies in a way that was not seen in training"
             i -= size
         raise AssertionError("an index beyond the fields")
+
+
+def described(problem: Any) -> Mapping[str, np.ndarray]:
+    """What a context is made of: the problem's fields, or its features where the fields have no fixed length."""
+    return problem.features if hasattr(problem, "features") else problem.fields
 
 
 def out_of_range(score: float) -> str:
@@ -210,10 +215,10 @@ def find(problems: Sequence[Problem], calibration: Sequence[Problem]) -> Context
     for k, problem in enumerate([*problems, *calibration]):
         if problem.structure != head.structure:
             raise StructureError(f"problem {k} of the family has another structure than the first")
-    values = head.fields
-    heavy = [name for name in head.heavy if _varies([p.fields[name] for p in problems])]
+    values = described(head)
+    heavy = [name for name in head.heavy if _varies([described(p)[name] for p in problems])]
     names = tuple([name for name in values if name not in head.heavy] + heavy)
-    flat = np.array([np.concatenate([p.fields[name] for name in names]) for p in problems])
+    flat = np.array([np.concatenate([described(p)[name] for name in names]) for p in problems])
     varying = np.flatnonzero((flat != flat[0]).any(axis=0))
     if not len(varying):
         raise TrainingError("nothing varies in this family: all its problems are equal")
@@ -229,7 +234,7 @@ def find(problems: Sequence[Problem], calibration: Sequence[Problem]) -> Context
         scale[inside] = np.sqrt((scale[inside] ** 2).mean())
     scale = np.where(scale > 0, scale, 1.0)
     basis, spread = _principal((raw - mean) / scale)
-    far = np.array([np.concatenate([p.fields[name] for name in names])[first] for p in calibration])
+    far = np.array([np.concatenate([described(p)[name] for name in names])[first] for p in calibration])
     far = far.reshape(len(calibration), len(first))  # also of none
     seen = np.array([distances(c, basis, spread) for c in (np.concatenate([raw, far]) - mean) / scale])
     limits = np.maximum(MARGIN * seen[len(raw) :].max(axis=0, initial=0.0), [1e-12, 1e-6])
@@ -279,7 +284,7 @@ def _positions(problem: Problem, names: Sequence[str], chosen: Sequence[str]) ->
     """Where the entries of some fields are in the flat data vector."""
     at, found = 0, [np.zeros(0, dtype=np.int64)]
     for name in names:
-        size = len(problem.fields[name])
+        size = len(described(problem)[name])
         if name in chosen:
             found.append(np.arange(at, at + size))
         at += size

@@ -15,7 +15,7 @@ import numpy as np
 from warmstart.atomic import replace_file
 from warmstart.errors import WarmstartError
 
-WORK_FILES = ("settings.sha256", "labels-", ".labels-", "rho-checkpoint")
+WORK_FILES = ("settings.sha256", "labels-", ".labels-", "rho-checkpoint", "hypernetwork.", ".hypernetwork.")
 """What training leaves in its folder."""
 
 

@@ -26,6 +26,8 @@ COLOURS = {
     "previous": "#E69F00",
     "nearest": "#56B4E9",
     "gaussian": "#882255",
+    "identity": "#44AA99",
+    "mean": "#DDAA33",
     "fista": "#882255",
     "cd": "#117733",
     "learned": "#D55E00",
@@ -83,6 +85,14 @@ def plot_denoised(report: Report, path: str | PathLike[str]) -> None:
 
     if report.denoised is not None:
         _write(denoised_figure(report.denoised), denoised_path(path))
+
+
+def plot_transfers(report: Report, path: str | PathLike[str]) -> None:
+    """Write NAME-transfer.png beside NAME.png where the report has transfers of colours; else nothing."""
+    from warmstart.transfer import transfer_figure, transfer_path
+
+    if report.transfers:
+        _write(transfer_figure(report.transfers, float(report.data["tol"])), transfer_path(path))
 
 
 def plot_flight(flights: Mapping[str, Flight], path: str | PathLike[str]) -> None:

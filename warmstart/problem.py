@@ -28,7 +28,8 @@ class Problem(Protocol):
     def heavy(self) -> tuple[str, ...]:
         """Fields that a solver's set-up depends on: a model refuses another constant there.
 
-        A class may also name `measures`: fields that are context as a whole, with one common scale.
+        A class may also name `measures`: fields that are context as a whole, with one common scale. One whose fields
+        have no fixed length has `features` by the same names, which are context in their place.
         """
         ...
 

@@ -24,17 +24,25 @@ from warmstart.result import STAGES, Result
 from warmstart.solve import Solver
 from warmstart.stopwatch import Arm, Run, measure
 from warmstart.training.tuning import wrong_objective
+from warmstart.wasserstein2 import Wasserstein2
 
 if TYPE_CHECKING:
     from warmstart.denoise import Denoised
+    from warmstart.transfer import Transferred
 
-REFERENCE_FACTOR = 1e-2  # references are solved to this fraction of the tolerance
+REFERENCE_FACTOR = 1e-2  # references are solved to this fraction of the tolerance, or to an adapter's `precision`
 REFERENCE_ITERATIONS = 200_000
 PASSES = 3
-BATCHES = 12  # training problems of a comparison where these are batches of points
+FEWER: Mapping[str, int] = {"conjugate": 12, "w2gn": 30}
+"""Training problems of a comparison, where these are batches of many points or take long."""
 REFERENCE: Mapping[str, Parameters] = {"sinkhorn": {"domain": "log"}, "conjugate": {"method": "newton"}}
 """What references are confirmed with, beside the tuned parameters: another computation of the same answer."""
-PACKAGES = {"sinkhorn": ("ott-jax", "jax"), "ista": ("scikit-learn",), "conjugate": ("jax", "optax")}
+PACKAGES = {
+    "sinkhorn": ("ott-jax", "jax"),
+    "ista": ("scikit-learn",),
+    "conjugate": ("jax", "optax"),
+    "w2gn": ("jax", "optax"),
+}
 """The packages of a solver whose name is not that of its package."""
 OWN, ROUTES = "cvxpy", ("option", "option+model", "direct", "direct+model")
 """The arms of families that are written in cvxpy: its own warm path, and ours through it (see warmstart.cvxpy.arms)."""
@@ -52,6 +60,7 @@ class Report:
     runs: dict[str, Run] = field(repr=False)
     curves: dict[str, tuple[np.ndarray, np.ndarray]] = field(repr=False, default_factory=dict)
     denoised: Denoised | None = field(repr=False, default=None)
+    transfers: Sequence[Transferred] = field(repr=False, default=())
 
     def json(self) -> dict[str, Any]:
         """The report as plain JSON values."""
@@ -61,13 +70,15 @@ class Report:
         """Write a PNG: iterations and times of every arm, and residual against iterations.
 
         For pairs of images a second one, NAME-strip.png: the way from one image to the other along the coupling; for
-        patches of photographs NAME-denoised.png, one that was denoised by the codes of all its patches.
+        patches of photographs NAME-denoised.png, one that was denoised by the codes of all its patches; for pairs of
+        photographs NAME-transfer.png, with the colours of one in the other.
         """
-        from warmstart.plot import plot_denoised, plot_report, plot_strip
+        from warmstart.plot import plot_denoised, plot_report, plot_strip, plot_transfers
 
         plot_report(self, path)
         plot_strip(self, path)
         plot_denoised(self, path)
+        plot_transfers(self, path)
 
     def __str__(self) -> str:
         from warmstart.table import render
@@ -117,9 +128,8 @@ def compare(
         again = Plan({**tuned, **REFERENCE[adapter.name]}, _begin_at(problems, references), REFERENCE_ITERATIONS)
         references = _references(adapter, problems, tol, again, progress, "confirming references")
     neighbours = train[:NEIGHBOURS]
-    solutions = [
-        r.iterate for r in _references(adapter, neighbours, tol, Plan(tuned), progress, "solving the neighbours")
-    ]
+    found = _references(adapter, neighbours, tol, Plan(tuned), progress, "solving the neighbours")
+    neighbours, solutions = _solved(neighbours, found)
     limit = max_iterations or LIMIT_FACTOR * adapter.max_iterations
     setting = Setting(adapter, tol, model, neighbours, solutions, trajectory, limit, verify)
     progress("tuning the stock arms", 0, 1)
@@ -139,7 +149,8 @@ def compare(
     runs |= measure(others, instances, passes=1, untimed=untimed)
     progress("other solvers", 1, 1)
     held, known = list(problems[untimed:]), references[untimed:]
-    table = {name: entry(adapter, run, held, known, runs["tuned"], tol) for name, run in runs.items()}
+    values = [_value(problem) for problem in held]
+    table = {name: entry(adapter, run, held, known, runs["tuned"], tol, values) for name, run in runs.items()}
     head = {"solver": adapter.name, "tol": tol, "instances": len(held), "trajectory": bool(untimed)} | (about or {})
     data = head | {
         "machine": machine(),
@@ -172,8 +183,8 @@ def _training_problems(model: Model) -> list[Any]:
 
 
 def stored(source: Any) -> int:
-    """How many training problems a comparison needs: batches hold many solutions each."""
-    return NEIGHBOURS if source.solver != "conjugate" else BATCHES
+    """How many training problems a comparison needs."""
+    return FEWER.get(source.solver, NEIGHBOURS)
 
 
 def _references(
@@ -184,13 +195,14 @@ def _references(
     progress: Progress,
     what: str,
 ) -> list[Result]:
-    """Solutions to a hundredth of the tolerance; the stock solver's own word where a problem has no solution."""
+    """Solutions to a hundredth of the tolerance, or as near as the solver comes; its own word where there is none."""
+    coarse = hasattr(adapter, "precision")  # then more iterations do not help
     kept = Solver(
         problems[0],
         plan,
         solver=adapter.name,
-        tol=REFERENCE_FACTOR * tol,
-        max_iterations=REFERENCE_ITERATIONS,
+        tol=getattr(adapter, "precision", REFERENCE_FACTOR) * tol,
+        max_iterations=adapter.max_iterations if coarse else REFERENCE_ITERATIONS,
         verify="solver",
     )
     results = []
@@ -200,19 +212,38 @@ def _references(
     return results
 
 
+def _solved(problems: Sequence[Any], results: Sequence[Result]) -> tuple[list[Any], list[Any]]:
+    """The problems that were solved, with their solutions; all of them where fewer than two were."""
+    good = [(problem, r.iterate) for problem, r in zip(problems, results, strict=True) if r.solved]
+    pairs = good if len(good) > 1 else [(p, r.iterate) for p, r in zip(problems, results, strict=True)]
+    return [problem for problem, _ in pairs], [iterate for _, iterate in pairs]
+
+
 def _begin_at(problems: Sequence[Any], results: Sequence[Result]) -> Callable[[Any, Any], Proposal]:
     """Known solutions as starts: another computation then has only to agree."""
     known = {id(problem): result.iterate for problem, result in zip(problems, results, strict=True)}
     return lambda problem, previous: (Start(known[id(problem)]), "")
 
 
+def _value(problem: Any) -> float | None:
+    """An objective value of another computation altogether, that answers are compared with; None: the reference's."""
+    if not isinstance(problem, Wasserstein2):
+        return None
+    from warmstart.peers.assignment import squared_distance
+
+    return squared_distance(problem)
+
+
 def entry(
-    adapter: Adapter, run: Run, problems: Sequence[Any], references: Sequence[Result], tuned: Run, tol: float
-) -> dict[str, Any]:
-    """One arm's entry."""
+    adapter: Adapter, run: Run, problems: Sequence[Any], references: Sequence[Result], tuned: Run, tol: float,
+    values: Sequence[float | None] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """One arm's entry; `values` are the true objective values, where these are not the references'."""
     wrong = sum(
-        mismatch(adapter, problem, result, reference, tol)
-        for problem, result, reference in zip(problems, run.results, references, strict=True)
+        mismatch(adapter, problem, result, reference, tol, value)
+        for problem, result, reference, value in zip(
+            problems, run.results, references, values or [None] * len(problems), strict=True
+        )
     )
     stages = {stage: float(np.median([result.seconds.get(stage, 0.0) for result in run.results])) for stage in STAGES}
     return {
@@ -229,8 +260,13 @@ def entry(
     }
 
 
-def mismatch(adapter: Adapter, problem: Any, result: Result, reference: Result, tol: float) -> bool:
-    """Whether a result contradicts its own residual, the reference's status class, or the reference's objective."""
+def mismatch(
+    adapter: Adapter, problem: Any, result: Result, reference: Result, tol: float, value: float | None = None
+) -> bool:
+    """Whether a result contradicts its own residual, the reference's status class, or the true objective value.
+
+    `value`: that one, where it is not the reference's.
+    """
     conclusive = (Status.SOLVED, Status.INFEASIBLE, Status.UNBOUNDED)
     if result.status not in conclusive or reference.status not in conclusive:
         return False
@@ -240,7 +276,9 @@ def mismatch(adapter: Adapter, problem: Any, result: Result, reference: Result, 
         return False
     if not adapter.residual(problem, result.iterate, tol).ratio <= ACCEPT:
         return True
-    return wrong_objective(problem.objective(**result.iterate), problem.objective(**reference.iterate), tol)
+    best: float = problem.objective(**reference.iterate) if value is None else value
+    unit = getattr(problem, "variance", 1.0)
+    return wrong_objective(problem.objective(**result.iterate) / unit, best / unit, tol)
 
 
 def _ratios(

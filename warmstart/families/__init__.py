@@ -159,6 +159,14 @@ FAMILIES: dict[str, Entry] = {
         "W2Benchmark",
         "conjugates of the potentials of a Wasserstein-2 benchmark; the points change",
     ),
+    "color-transfer": Entry(
+        "warmstart.families.palettes", "ColorTransfer", "colours of one photograph to those of another; both change"
+    ),
+    "gauss-mixtures": Entry(
+        "warmstart.families.mixtures",
+        "GaussianMixtures",
+        "maps between mixtures of Gaussians in the plane; both change",
+    ),
     "cvxpy-portfolio": Entry(
         "warmstart.families.modelled",
         "Backtest",
@@ -204,7 +212,9 @@ def find(
     parameters: str | Path | None = None,
     solver: str | None = None,
 ) -> Family:
-    """The family that a user means: a built-in name, an `.npz` file of problems, or `module:attribute`.
+    """The family that a user means: a built-in name, an `.npz` file of problems, `module:attribute`, or a folder.
+
+    A folder of photographs is a family of colour transfers.
 
     `parameters` and `solver` are for a cvxpy problem, see `load_attribute`.
 
@@ -214,6 +224,8 @@ def find(
         raise FamilyError(f"{text} has no --parameters; they are for module:attribute, a cvxpy problem")
     if text in FAMILIES:
         return family(text, **(settings or {}))
+    if Path(text).is_dir():
+        return _folder(text, settings or {})
     if not text.endswith(".npz") and ":" not in text:
         _entry(text)
     if settings:
@@ -221,6 +233,15 @@ def find(
     if text.endswith(".npz"):
         return ProblemsFamily(read_problems(text), name=Path(text).stem)
     return load_attribute(text, app_dir, parameters, solver)
+
+
+def _folder(text: str, settings: Mapping[str, Any]) -> Family:
+    """The family of a folder of photographs."""
+    from warmstart.families.palettes import ColorTransfer, PhotographFolder
+
+    defaults = {field.name: field.default for field in fields(ColorTransfer)}
+    given = {key: int(_convert(text, defaults, key, value)) for key, value in settings.items()}
+    return PhotographFolder(text, **given)
 
 
 def _entry(name: str) -> Entry:

@@ -18,6 +18,7 @@ from warmstart.errors import FamilyError, ProblemError
 from warmstart.lasso import Lasso
 from warmstart.problem import QP, Problem
 from warmstart.transport import Grid, PointCloud, Transport
+from warmstart.wasserstein2 import HIDDEN, Wasserstein2
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ LAYOUTS = {
     "ConeProgram": Layout(ConeProgram, ("P", "A"), {"c": 1, "b": 1}),
     "Transport": Layout(Transport, (), {"a": 1, "b": 1, "epsilon": 0}),
     "Lasso": Layout(Lasso, (), {"signal": 1, "weight": 0, "dictionary": 2, "ridge": 0}),
+    "Wasserstein2": Layout(Wasserstein2, (), {"source": 2, "target": 2}),
 }
 """The accepted values of a file's `kind`."""
 
@@ -45,7 +47,8 @@ def write_problems(path: str | Path, problems: Sequence[Problem]) -> None:
 
     A matrix M is stored in compressed columns: M_data, M_indices, M_indptr, M_shape. One problem has no leading axes.
     A ground cost is stored as `cost`; `x`, `y` and the name `ground`; or the axes of a grid, `axis0` and so on. Cones
-    are stored by SCS's keys, `cones_z` and so on, without those that there are none of; `nonnegative` of a lasso.
+    are stored by SCS's keys, `cones_z` and so on, without those that there are none of; `nonnegative` of a lasso,
+    `hidden` of a map between measures.
     """
     if not problems:
         raise FamilyError("no problems to write")
@@ -76,6 +79,8 @@ def _constants(problem: Any) -> dict[str, Any]:
         kind["ground"] = np.array(problem.ground.metric)
     if isinstance(problem, Lasso) and problem.nonnegative:
         kind["nonnegative"] = np.array(1)
+    if isinstance(problem, Wasserstein2):
+        kind["hidden"] = np.array(problem.hidden)
     return kind
 
 
@@ -91,6 +96,8 @@ def _shapes(problem: Any) -> dict[str, tuple[int, ...]]:
     """The shapes of the fields that are no vectors."""
     if isinstance(problem, Lasso):
         return {"weight": (), "ridge": (), "dictionary": problem.dictionary.shape}
+    if isinstance(problem, Wasserstein2):
+        return {"source": problem.source.shape, "target": problem.target.shape}
     if not isinstance(problem, Transport):
         return {}
     return {"epsilon": ()} | {name: values.shape for name, values in problem.ground.arrays.items()}
@@ -100,6 +107,8 @@ def _merge(values: list[np.ndarray]) -> np.ndarray:
     """One array where all are the same, else their stack."""
     if all(v is values[0] or np.array_equal(v, values[0]) for v in values):
         return values[0]
+    if any(v.shape != values[0].shape for v in values):
+        raise FamilyError("only problems of as many samples can be written to one file")
     return np.stack(values)
 
 
@@ -121,6 +130,8 @@ def read_problems(path: str | Path) -> list[Problem]:
     fields |= {name: _dense(path, entries, name, dimensions) for name, dimensions in dense.items()}
     if layout.problem is Lasso:
         fields["nonnegative"] = bool(entries.get("nonnegative", 0))
+    if layout.problem is Wasserstein2:
+        fields["hidden"] = int(entries.get("hidden", HIDDEN))
     if "x" in fields:
         fields["ground"] = str(entries.get("ground", PointCloud.ground))
     count = _count(path, {name: len(values) for name, values in fields.items() if isinstance(values, list)})

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from warmstart.predictors.constant import Constant
+from warmstart.predictors.hypernetwork import Hypernetwork
 from warmstart.predictors.lista import Lista
 from warmstart.predictors.mlp import MLP
 from warmstart.predictors.nearest import Nearest
@@ -25,6 +26,7 @@ KINDS: dict[str, type] = {
     "mlp": MLP,
     "network": Network,
     "lista": Lista,
+    "hypernetwork": Hypernetwork,
     "votes": Votes,
 }
 

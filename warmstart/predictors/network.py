@@ -45,18 +45,19 @@ class Network:
         """The output (n_out,) for a standardised context (d,)."""
         project, weights1, _, weights2, _, weights3, _, basis, _ = self.arrays
         blocks = context.astype(np.float32).reshape(-1, project.shape[1])
-        h = _silu(weights1 @ (blocks @ project.T).ravel() + self.bias1)
-        h = _silu(weights2 @ h + self.bias2)
+        h = silu(weights1 @ (blocks @ project.T).ravel() + self.bias1)
+        h = silu(weights2 @ h + self.bias2)
         return self.offset + basis @ (weights3 @ h + self.bias3)
 
     def many(self, contexts: np.ndarray) -> np.ndarray:
         """The outputs (N, n_out) for standardised contexts (N, d)."""
         project, weights1, bias1, weights2, bias2, weights3, bias3, basis, offset = self.arrays
         blocks = contexts.astype(np.float32).reshape(len(contexts), -1, project.shape[1])
-        h = _silu((blocks @ project.T).reshape(len(contexts), -1) @ weights1.T + bias1)
-        h = _silu(h @ weights2.T + bias2)
+        h = silu((blocks @ project.T).reshape(len(contexts), -1) @ weights1.T + bias1)
+        h = silu(h @ weights2.T + bias2)
         return offset + (h @ weights3.T + bias3) @ basis.T
 
 
-def _silu(x: np.ndarray) -> np.ndarray:
+def silu(x: np.ndarray) -> np.ndarray:
+    """x times the logistic function of x, in float32."""
     return x / (1 + np.exp(np.minimum(-x, np.float32(80))))  # exp(80) is finite in float32

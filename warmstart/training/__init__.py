@@ -20,7 +20,7 @@ from warmstart.context import Context, find
 from warmstart.errors import TrainingError
 from warmstart.families import Family
 from warmstart.fast import kernels, without
-from warmstart.model import Model
+from warmstart.model import Model, Pipeline
 from warmstart.plan import Plan
 from warmstart.predictors import Regressor
 from warmstart.progress import Report, silent
@@ -55,7 +55,7 @@ def train(
     family: Family | Iterable[Any],
     *,
     solver: str | None = None,
-    tol: float | Sequence[float] = TOLERANCES,
+    tol: float | Sequence[float] | None = None,
     samples: int = SAMPLES,
     predictor: str = "auto",
     seed: int = 0,
@@ -65,21 +65,25 @@ def train(
 ) -> Model:
     """The Model of a family: tuned solver parameters, predictors, and per tolerance what was fastest on validation.
 
-    `family`: a Family or the user's own problems. `predictor`: "auto" tries all that are trained in seconds, else one
-    name, or "unrolled" for a regression and all that are trained through the solver's own steps, or "none" for tuned
-    parameters only. `folder`: where finished labels are kept so that an interrupted run can go on. `jobs`: processes
-    for labels. Raises TrainingError where too few labels can be had, nothing varies, or no parameters solve.
+    `family`: a Family or the user's own problems. `tol`: by default 1e-3 and 1e-6, or what the adapter names instead.
+    `predictor`: "auto" tries all that the adapter does not leave for a request, else one name, or "unrolled" for a
+    regression and all that are trained through the solver's own steps, or "none" for tuned parameters only. `folder`:
+    where finished labels and checkpoints are kept so that an interrupted run can go on. `jobs`: processes for labels.
+    Raises TrainingError where too few labels can be had, nothing varies, or no parameters solve.
     """
     begin = perf_counter()
     source = _source(family)
-    tols = sorted({float(t) for t in np.atleast_1d(tol)}, reverse=True)
     problems = _draw(source, samples, seed)
     adapter = seam.load(solver or source.solver or seam.default_solver(problems.train[0]))
+    wanted = getattr(adapter, "tolerances", TOLERANCES) if tol is None else tol
+    tols = sorted({float(t) for t in np.atleast_1d(wanted)}, reverse=True)
     plain, calibration = singles(problems.train, samples), singles(problems.calibration, CALIBRATION)
     context = find(plain, calibration + singles(problems.trajectory, TRAJECTORY + 1))
     losses = adapter.losses(plain[0], context)
     encoders = adapter.encoders(plain[0], context)
-    names = _predictor_names(predictor, [*fitters(losses), *encoders], getattr(adapter, "on_request", ()))
+    learners = getattr(adapter, "learners", lambda *_: {})(plain, context.bind(plain[0]))
+    known = [*fitters(losses), *encoders, *learners]
+    names = _predictor_names(predictor, known, getattr(adapter, "on_request", ()))
     sample = _solvable(adapter, problems.train)[: BATCHES // 2 if points(source) > 1 else TUNING]
     tuned = {t: _tune(adapter, sample, t, report) for t in tols}
     card = _card(source, adapter, tols, samples, seed, predictor)
@@ -88,7 +92,7 @@ def train(
     if names:
         folder = _prepare(folder, card)
         free: Any = getattr(adapter, "labels", None)
-        if free is not None:  # they cost next to nothing
+        if free is not None:  # its own way to them
             counted: Parameters = {}
             solved, iterates = free(problems.train, tuned[tols[-1]].parameters, samples, seed)
         else:
@@ -98,29 +102,40 @@ def train(
         data = replace(_data(adapter, solved, context, iterates, losses), encoders=encoders)
         if any(name.startswith("unrolled-") for name in names):
             data = _with_steps(adapter, solved[0], context, counted, data)
-        regressors = _fit([name for name in names if name not in encoders], data, seed, report)
+        regressors = _fit([name for name in names if name not in {**encoders, **learners}], data, seed, report)
+        regressors |= {name: learners[name](seed, folder, report) for name in names if name in learners}
         screen = _fit_hints(names, adapter, solved, iterates, context, data, seed, regressors)
     shift = _shift(source, adapter, problems.trajectory, context)
     model = Model(card, context, adapter.code(plain[0]), regressors, {}, screen, shift=shift)
     judge = Solver(sample[0], Plan(tuned[tols[0]].parameters), solver=adapter.name, tol=tols[0])
-    validation = [problem for problem in problems.validation if judge.solve(problem).solved]
-    trajectory = [problem for problem in problems.trajectory if judge.solve(problem).solved]
+    validation, trajectory = (
+        [p for p in some if judge.solve(p).solved] for some in (problems.validation, problems.trajectory)
+    )
     if not validation:
         raise TrainingError(f"{adapter.name} solves none of the {len(problems.validation)} validation problems")
-    pipelines, uncompiled, measured = {}, {}, {}
-    for t in tols:
-        tick = Ticks(report, f"choosing by time at {t:g}")
-        setting = Setting(adapter, t, validation, trajectory, tuned[t], seed, tick)
-        pipelines[t], measured[f"{t:g}"] = choose(setting, model, screen is not None)
-        if kernels() is not None and getattr(adapter, "kernels", True):
-            with without():
-                uncompiled[t], measured[f"{t:g} uncompiled"] = choose(setting, model, screen is not None)
-        tick.finish()
+    settings = [Setting(adapter, t, validation, trajectory, tuned[t], seed, lambda: None) for t in tols]
+    pipelines, uncompiled, measured = _choose(settings, model, report)
     chosen = [*pipelines.values(), *uncompiled.values()]
     used = {pipeline.predictor for pipeline in chosen} | {pipeline.metric for pipeline in chosen}
     kept = {name: r for name, r in regressors.items() if name in used or predictor not in ("auto", "unrolled")}
     card |= {"measured": measured, "training_seconds": perf_counter() - begin}
     return replace(model, card=card, predictors=kept, pipelines=pipelines, uncompiled=uncompiled)
+
+
+def _choose(
+    settings: Sequence[Setting], model: Model, report: Report
+) -> tuple[dict[float, Pipeline], dict[float, Pipeline], dict[str, Any]]:
+    """The Pipelines by tolerance, those for machines without compiled kernels, and what was measured."""
+    pipelines, uncompiled, measured = {}, {}, {}
+    for setting in settings:
+        tol, tick = setting.tol, Ticks(report, f"choosing by time at {setting.tol:g}")
+        ticking = replace(setting, tick=tick)
+        pipelines[tol], measured[f"{tol:g}"] = choose(ticking, model, model.screen is not None)
+        if kernels() is not None and getattr(setting.adapter, "kernels", True):
+            with without():
+                uncompiled[tol], measured[f"{tol:g} uncompiled"] = choose(ticking, model, model.screen is not None)
+        tick.finish()
+    return pipelines, uncompiled, measured
 
 
 def _shift(source: Any, adapter: Adapter, trajectory: Sequence[Any], context: Context) -> Shift | None:
