@@ -191,7 +191,7 @@ def test_newton(problem: Conjugate) -> None:
         x, k, scale = np.array(y), 0, tol * (1 + norm(y))
 
         def value(x: np.ndarray, y: np.ndarray = y) -> float:
-            return float(curvature @ x**2 / 2 + logsumexp(slopes @ x) - x @ y)
+            return float(curvature @ x**2 / 2 + np.logaddexp.reduce(slopes @ x) - x @ y)
 
         while norm(gradient := curvature * x + slopes.T @ softmax(slopes @ x) - y) > scale:
             p = softmax(slopes @ x)
