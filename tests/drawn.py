@@ -23,10 +23,10 @@ Back = Callable[[Iterate], dict[str, np.ndarray]]
 """From an iterate of the changed problem to one of the problem as it was."""
 
 
-def drawn(examples: int = 8) -> Any:
-    """Settings of a property: the same examples at every run, `examples` in CI and 40 times as many in the long job."""
+def drawn(examples: int = 6) -> Any:
+    """Settings of a property: the same examples at every run, `examples` in CI and 12 times as many in the long job."""
     return settings(
-        max_examples=40 * examples if SLOW else examples,
+        max_examples=12 * examples if SLOW else examples,
         derandomize=True,
         database=None,
         deadline=None,

@@ -81,7 +81,7 @@ def norm(values: np.ndarray) -> float:
     return float(np.abs(values).max(initial=0.0))
 
 
-@drawn(12)
+@drawn(9)
 @given(qp=qps(), rng=generators(), check=st.sampled_from((1, 3, 25)), warm=st.booleans())
 def test_osqp(qp: QP, rng: np.random.Generator, check: int, warm: bool) -> None:
     tol, start = 1e-4, {"x": rng.standard_normal(qp.n), "y": rng.standard_normal(qp.m)}
@@ -138,7 +138,7 @@ def test_sinkhorn(problem: Transport, rng: np.random.Generator, check: int, warm
 # ISTA
 
 
-@drawn(12)
+@drawn(9)
 @given(problem=lassos(), rng=generators(), check=st.sampled_from((1, 10)), warm=st.booleans())
 def test_ista(problem: Lasso, rng: np.random.Generator, check: int, warm: bool) -> None:
     """A gradient step and a shrinkage, for every signal until its own gap is small (Daubechies et al., 2004)."""
@@ -179,7 +179,7 @@ def gap(D: np.ndarray, s: np.ndarray, weight: float, x: np.ndarray, nonnegative:
 # Conjugates
 
 
-@drawn(12)
+@drawn(9)
 @given(problem=conjugates())
 def test_newton(problem: Conjugate) -> None:
     """Full Newton steps; where one would not descend the method takes less, and that is not counted here."""

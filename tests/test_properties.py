@@ -85,7 +85,7 @@ def slack(problem: Any, result: Result) -> float:
 # Answers
 
 
-@drawn(12)
+@drawn(9)
 @given(data=st.data(), shift=shifts(), verify=VERIFY)
 def test_status_and_solution_do_not_depend_on_the_start(
     of: Draws, adapted: Adapter, tol: float, data: DataObject, shift: Any, verify: str
@@ -213,7 +213,7 @@ def test_a_start_costs_at_most_its_budget(
     assert not result.fallback or content(result.iterate) == content(reference.iterate)
 
 
-@drawn(12)
+@drawn(9)
 @given(data=st.data(), value=BAD, seed=st.integers(0, 2**32 - 1))
 def test_nan_anywhere_in_a_start_costs_exactly_the_cold_iterations(
     of: Draws, tol: float, data: DataObject, value: float, seed: int
@@ -258,7 +258,7 @@ def test_the_layout_and_dtype_of_a_start_do_not_matter(
 # Data
 
 
-@drawn(12)
+@drawn(9)
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1), value=BAD)
 def test_nan_in_data_names_the_field(of: Draws, tol: float, data: DataObject, seed: int, value: float) -> None:
     """A problem with it is not made, and a Solver that was asked for it goes on as if it had not been."""
@@ -327,7 +327,7 @@ def test_results_own_their_memory(of: Draws, examples: Examples, tol: float, dat
 # One state, many solves
 
 
-@drawn(6)
+@drawn(5)
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1), power=st.integers(-6, 9), kind=WORKERS)
 def test_twice_on_one_solver_equals_two_solvers(
     of: Draws, examples: Examples, data: DataObject, seed: int, power: int, kind: str
@@ -340,7 +340,7 @@ def test_twice_on_one_solver_equals_two_solvers(
         assert same(worker.solve(problem), fresh().solve(problem))
 
 
-@drawn(6)
+@drawn(5)
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1), power=st.integers(-6, 9), kind=WORKERS)
 def test_the_order_of_a_batch_does_not_matter(
     of: Draws, examples: Examples, data: DataObject, seed: int, power: int, kind: str
@@ -419,7 +419,7 @@ def test_iterations_are_the_least_that_suffice(of: Draws, tol: float, data: Data
 # Models
 
 
-@drawn(10)
+@drawn(6)
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1), kind=st.sampled_from(("constant", "nearest", "ridge", "mlp")))
 def test_save_load_predict_is_bitwise_the_same(
     solver: str, of: Draws, adapted: Adapter, tol: float, data: DataObject, seed: int, kind: str
