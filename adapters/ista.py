@@ -102,7 +102,7 @@ class IstaWorkspace:
             with np.errstate(all="ignore"):
                 done += state.advance(check, max_iterations - done, tol)
             gap, value = gaps(problem.atoms, signal, problem.weight, state.x)
-            met = gap <= tol * value
+            met = (gap <= tol * value) & (value < inf)  # beyond all floats no gap is small
             if columns is None:
                 out = state.x
             else:

@@ -60,7 +60,7 @@ def _run(
 
     def arrived(x: Any) -> Any:
         gap, value = gaps_in(jnp, D, ridge, nonnegative, signals, weights, x)
-        return gap <= tol * value
+        return (gap <= tol * value) & (value < jnp.inf)  # beyond all floats no gap is small
 
     def one(_: Any, state: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
         before, y, t = state

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import random_qp
+from hostility import WordlessError
 
 from warmstart import QP, Start, adapter, solve
 from warmstart.adapter import Residual
@@ -82,6 +83,53 @@ def test_a_hint_is_copied_and_checked() -> None:
 )
 def test_what_cannot_be_a_start_is_refused_with_a_reason(start: Any, reason: str) -> None:
     assert conform(OSQP, QP_, start) == (None, reason)
+
+
+class Lazy(dict[str, Any]):
+    """A mapping that has everything until it is asked for it."""
+
+    def __getitem__(self, name: str) -> Any:
+        raise RuntimeError("gone")
+
+    def items(self) -> Any:
+        raise RuntimeError("gone")
+
+
+class Unspeakable(float):
+    """A number that cannot be shown."""
+
+    def __repr__(self) -> str:
+        raise WordlessError
+
+
+@pytest.mark.parametrize(
+    ("start", "reason"),
+    [
+        (Start(Lazy(GOOD)), "the start can't be read: RuntimeError: gone"),
+        (Start(GOOD, Lazy(rho=1.0)), "the start can't be read: RuntimeError: gone"),
+        (Start(GOOD, {"rho": Unspeakable(-1)}), "the start can't be read: WordlessError"),
+        (Start(hint=np.ones(3), layers=-1), "the start has -1 layers; expected a number of them"),
+        (Start(hint=np.ones(3), layers="two"), "the start has 'two' layers; expected a number of them"),  # pyright: ignore[reportArgumentType]
+    ],
+)
+def test_objects_that_raise_when_they_are_read_are_refused(start: Start, reason: str) -> None:
+    assert conform(OSQP, QP_, start) == (None, reason)
+    result, cold = solve(QP_, lambda _: start), solve(QP_)
+    assert result.reason == reason and (result.status, result.iterations) == (cold.status, cold.iterations)
+
+
+def test_a_predictor_whose_error_has_no_words_costs_a_cold_start() -> None:
+    def predict(_: Any) -> Start:
+        raise WordlessError
+
+    assert solve(QP_, predict).reason == "the predictor raised WordlessError"
+
+
+def test_parameters_are_copied() -> None:
+    parameters = {"rho": 2.0}
+    for given in (Start(GOOD, parameters), Start({}, parameters), Start({}, parameters, np.ones(3))):
+        start, _ = conform(OSQP, QP_, given)
+        assert start is not None and start.parameters == parameters and start.parameters is not parameters
 
 
 # judge

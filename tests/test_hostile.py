@@ -1,19 +1,16 @@
-"""Four thousand hostile starts: none may change a status or an answer, and what one costs is bounded."""
+"""Hostile starts of QPs: none may change a status or an answer, and what one costs is bounded."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import pytest
 from conftest import infeasible_qp, random_qp, unbounded_qp
+from hostility import Case, Tally
 
-from warmstart import QP, Solver, Start, Status
-from warmstart.plan import CALLABLE_BUDGET
+from warmstart import QP, Start
 from warmstart.result import Result
 
 KINDS = ("nan", "inf", "noise", "both noise", "wrong", "swapped", "flipped", "huge y", "scaled", "ray")
-PROBLEMS = 50  # of each of the four groups, at each of two tolerances: 2 * 4 * 50 * 10 = 4,000 starts
 
 
 def sample(rng: np.random.Generator, kind: str) -> QP:
@@ -90,37 +87,30 @@ def residuals(qp: QP, x: np.ndarray, y: np.ndarray) -> float:
     )
 
 
-@pytest.mark.parametrize("tol", [1e-3, 1e-5])
-@pytest.mark.parametrize("group", ["strict", "linear", "infeasible", "unbounded"])
+def wrongs(qp: QP, result: Result, tol: float) -> list[str]:
+    return ["residual"] if residuals(qp, result.x, result.y) > 1.01 * tol else []
+
+
+CASE = Case(
+    solver="osqp",
+    kinds=KINDS,
+    groups=("strict", "linear", "infeasible", "unbounded"),
+    tolerances=(1e-3, 1e-5),
+    ci=8,  # 4 * 2 * 8 * 10 = 640 starts
+    slow=75,  # 6,000
+    sample=sample,
+    other=lambda rng, qp: qp.replace(q=3 * rng.standard_normal(qp.n)),
+    hostile=hostile,
+    wrongs=wrongs,
+)
+TALLY = Tally("osqp")
+
+
+@pytest.mark.parametrize(("group", "tol"), CASE.runs)
 def test_hostile_starts_change_no_answer(group: str, tol: float) -> None:
-    rng = np.random.default_rng([11, *map(ord, group)])
-    wrong: list[Any] = []
-    statuses: set[Status] = set()
-    for _ in range(PROBLEMS):
-        qp = sample(rng, group)
-        cold = Solver(qp, tol=tol, max_iterations=20_000).solve()
-        exact = Solver(qp, tol=tol / 100, max_iterations=200_000).solve()
-        other = Solver(qp.replace(q=3 * rng.standard_normal(qp.n)), tol=tol, max_iterations=20_000).solve()
-        statuses.add(cold.status)
-        given: list[Start] = []
-        worker = Solver(qp, lambda _, given=given: given[-1], tol=tol, max_iterations=20_000)
-        for kind in KINDS:
-            given.append(hostile(rng, kind, qp, cold, other))
-            result = worker.solve()
-            problems = []
-            if result.status is not cold.status:
-                problems.append("status")
-            if result.total_iterations > CALLABLE_BUDGET + cold.iterations:
-                problems.append("cost")
-            if result.fallback and result.fallback_iterations != cold.iterations:
-                problems.append("not fresh")
-            if result.solved:
-                if residuals(qp, result.x, result.y) > 1.01 * tol:
-                    problems.append("residual")
-                if abs(result.objective - exact.objective) > 10 * tol * (1 + abs(exact.objective)):
-                    problems.append("objective")
-            if problems:
-                wrong.append((problems, kind, cold, result, result.objective, exact.objective, cold.objective))
-    assert not wrong, wrong[:3]
-    expected = {"infeasible": Status.INFEASIBLE, "unbounded": Status.UNBOUNDED}.get(group, Status.SOLVED)
-    assert statuses == {expected}
+    CASE.attack(group, tol, TALLY)
+    assert not TALLY.wrong, TALLY.wrong[:3]
+
+
+def test_what_they_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    TALLY.check(capsys)

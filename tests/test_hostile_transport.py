@@ -1,4 +1,4 @@
-"""Two thousand hostile starts for Sinkhorn: none may change a status or an answer, and what one costs is bounded."""
+"""Hostile starts for Sinkhorn: none may change a status or an answer, and what one costs is bounded."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hostility import Case, Tally, last_of
 
 from warmstart import Grid, PointCloud, Solver, Start, Status, Transport, adapter
-from warmstart.guard import conform
-from warmstart.plan import CALLABLE_BUDGET, Plan
+from warmstart.plan import Plan
 from warmstart.result import Result
 
 pytest.importorskip("ott")
@@ -19,7 +19,6 @@ KINDS = (
     "gauge", "empty atoms", "other g", "moves",
 )  # fmt: skip
 GROUPS = ("matrix", "points", "grid", "small epsilon", "few atoms")
-PROBLEMS = 4  # of each of the groups, at each of two tolerances, each with three plans: 2 * 5 * 4 * 3 * 16 = 1,920
 N = 12
 PLANS: tuple[dict[str, Any], ...] = (
     {},
@@ -98,47 +97,39 @@ def residual(problem: Transport, f: np.ndarray, g: np.ndarray) -> float:
     return max(np.abs(rows - problem.a).sum(), np.abs(columns - problem.b).sum())
 
 
-def solver(problem: Transport, parameters: dict[str, Any], given: list[Start], **options: Any) -> Solver:
-    """A Solver that takes the last of the given starts, as `warm_start=callable` does."""
-    sinkhorn = adapter.load("sinkhorn")
-    return Solver(problem, Plan(parameters, lambda p, previous: conform(sinkhorn, p, given[-1])), **options)
+def wrongs(problem: Transport, result: Result, tol: float) -> list[str]:
+    return [] if residual(problem, result.f, result.g) <= 1.01 * tol else ["residual"]
 
 
-@pytest.mark.parametrize("tol", [1e-3, 1e-5])
-@pytest.mark.parametrize("group", GROUPS)
+def plans(rng: np.random.Generator, problem: Transport, given: list[Start]) -> list[Plan]:
+    """A callable's, and tuned in two domains."""
+    return [last_of(adapter.load("sinkhorn"), given, parameters) for parameters in PLANS]
+
+
+CASE = Case(
+    solver="sinkhorn",
+    kinds=KINDS,
+    groups=GROUPS,
+    tolerances=(1e-3, 1e-5),
+    ci=1,  # 5 * 2 * 1 * 3 plans * 16 = 480 starts
+    slow=11,  # 5,280
+    sample=sample,
+    other=lambda rng, problem: problem.replace(a=masses(rng, 0.3)),
+    hostile=hostile,
+    wrongs=wrongs,
+    plans=plans,
+)
+TALLY = Tally("sinkhorn")
+
+
+@pytest.mark.parametrize(("group", "tol"), CASE.runs)
 def test_hostile_starts_change_no_answer(group: str, tol: float) -> None:
-    rng = np.random.default_rng([13, *map(ord, group)])
-    wrong: list[Any] = []
-    for _ in range(PROBLEMS):
-        problem = sample(rng, group)
-        cold = Solver(problem, tol=tol, max_iterations=20_000).solve()
-        exact = Solver(problem, tol=tol / 100, max_iterations=200_000).solve()
-        other = Solver(problem.replace(a=masses(rng, 0.3)), tol=tol, max_iterations=20_000).solve()
-        assert cold.status is exact.status is other.status is Status.SOLVED
-        for parameters in PLANS:
-            given: list[Start] = []
-            verify = "residual" if rng.random() < 0.5 else "solver"
-            worker = solver(problem, parameters, given, tol=tol, max_iterations=20_000, verify=verify)
-            for kind in KINDS:
-                given.append(hostile(rng, kind, problem, cold, other))
-                result = worker.solve()
-                # a start that is refused leaves a plan with parameters its own cold run, which may go to the limit
-                bound = 20_000 if parameters and not result.start_used else CALLABLE_BUDGET
-                problems = []
-                if result.status is not cold.status:
-                    problems.append("status")
-                if result.iterations > bound or result.total_iterations > bound + cold.iterations:
-                    problems.append("cost")
-                if result.fallback and result.fallback_iterations != cold.iterations:
-                    problems.append("not fresh")
-                if result.solved:
-                    if not residual(problem, result.f, result.g) <= 1.01 * tol:
-                        problems.append("residual")
-                    if not abs(result.objective - exact.objective) <= 10 * tol * (1 + abs(exact.objective)):
-                        problems.append("objective")
-                if problems:
-                    wrong.append((problems, kind, parameters, cold, result, result.objective, exact.objective))
-    assert not wrong, (len(wrong), wrong[:3])
+    CASE.attack(group, tol, TALLY)
+    assert not TALLY.wrong, TALLY.wrong[:3]
+
+
+def test_what_they_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    TALLY.check(capsys)
 
 
 def test_nothing_is_solved_that_is_not() -> None:
@@ -152,7 +143,8 @@ def test_nothing_is_solved_that_is_not() -> None:
         other = Solver(problem.replace(a=masses(rng, 0.3)), tol=1e-3, max_iterations=50).solve()
         for parameters in PLANS:
             given: list[Start] = []
-            worker = solver(problem, parameters, given, tol=1e-4, max_iterations=40)
+            plan = last_of(adapter.load("sinkhorn"), given, parameters)
+            worker = Solver(problem, plan, tol=1e-4, max_iterations=40)
             for kind in KINDS:
                 given.append(hostile(rng, kind, problem, reference, other))
                 result = worker.solve()

@@ -49,6 +49,17 @@ def test_every_method_agrees_with_another_solver(method: str, options: dict[str,
         assert result.objective == pytest.approx(reference(problem), rel=1e-7)
 
 
+@pytest.mark.parametrize(("m", "n"), [(1, 5), (5, 1), (1, 1)])
+@pytest.mark.parametrize("method", METHODS)
+def test_one_row_and_one_atom_are_solved(method: str, m: int, n: int) -> None:
+    """Their transpose is no other layout in memory, but the compiled kernels take only arrays of one kind."""
+    problem = random_lasso(3, m, n, weight=0.05)
+    result = Solver(problem, Plan({"method": method}), tol=1e-8, max_iterations=100_000).solve()
+    assert result.solved and result.objective == pytest.approx(reference(problem), rel=1e-7)
+    _, _, found = Support(problem.atoms).solve(problem, np.zeros(0), 1e-9)
+    assert found is not None and found.gap <= 1e-9 * found.value
+
+
 @pytest.mark.parametrize("options", OPTIONS)
 def test_active_sets_agree_with_another_solver_and_with_their_twin(options: dict[str, Any]) -> None:
     for seed in range(20):

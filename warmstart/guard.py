@@ -24,6 +24,21 @@ def conform(adapter: Adapter, problem: Any, start: Start) -> tuple[Start | None,
     """
     if start is NOTHING:
         return start, ""
+    try:
+        return _conform(adapter, problem, start)
+    except Exception as error:  # a mapping or a number of another library may raise anything, anywhere
+        return None, f"the start can't be read: {error_text(error)}"
+
+
+def error_text(error: Exception) -> str:
+    """The name of an error and its message, where it has one that can be read."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # a user's error, whose message is a user's code
+        return type(error).__name__
+
+
+def _conform(adapter: Adapter, problem: Any, start: Start) -> tuple[Start | None, str]:
     if not isinstance(start, Start):
         return None, f"the predictor returned a {type(start).__name__}, not a Start"
     reason = _bad_parameters(adapter, problem, start.parameters)
@@ -39,7 +54,7 @@ def conform(adapter: Adapter, problem: Any, start: Start) -> tuple[Start | None,
         if value is None or value.shape != shape or not _finite(value):
             return None, _bad_slot(start.iterate, slot, value, shape)
         iterate[slot] = value
-    return Start(iterate, start.parameters), ""
+    return Start(iterate, dict(start.parameters)), ""
 
 
 def _bad_slot(iterate: Iterate, slot: str, value: np.ndarray | None, shape: tuple[int, ...]) -> str:
@@ -53,12 +68,15 @@ def _bad_slot(iterate: Iterate, slot: str, value: np.ndarray | None, shape: tupl
 
 
 def _conform_hint(start: Start) -> tuple[Start | None, str]:
+    parameters = dict(start.parameters)
     if start.hint is None:
-        return start, ""
+        return Start(parameters=parameters), ""
     hint = _as_float(start.hint)
     if hint is None or not _finite(hint):
         return None, "the hint of the start is not an array of finite numbers"
-    return Start(start.iterate, start.parameters, hint, start.layers), ""
+    if not isinstance(start.layers, int) or start.layers < 0:
+        return None, f"the start has {start.layers!r} layers; expected a number of them"
+    return Start({}, parameters, hint, start.layers), ""
 
 
 def _finite(values: np.ndarray) -> bool:

@@ -39,8 +39,8 @@ class Atoms:
 
     @cached_property
     def transposed(self) -> np.ndarray:
-        """(n, m) D', its rows end to end."""
-        return np.ascontiguousarray(self.matrix.T)
+        """(n, m) D', its rows end to end; a copy even where D has one row or column, for the kernels take no other."""
+        return np.array(self.matrix.T, order="C")
 
     @cached_property
     def curvature(self) -> float:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from warmstart.adapter import Adapter, Engine, Express, Iterate, Parameters, Start
 from warmstart.errors import StartError
-from warmstart.guard import conform
+from warmstart.guard import conform, error_text
 
 CALLABLE_BUDGET = 200
 """Iterations granted to a start of unknown origin before the cold fallback."""
@@ -101,7 +101,7 @@ def _call(predictor: Callable[[Any], Any], problem: Any) -> Proposal:
     try:
         start = predictor(problem)
     except Exception as error:
-        return None, f"the predictor raised {type(error).__name__}: {error}"
+        return None, f"the predictor raised {error_text(error)}"
     if start is None:
         return None, "the predictor returned no start"
     return (Start(start) if isinstance(start, Mapping) else start), ""
