@@ -40,6 +40,7 @@ def solve_list(solver: Solver, problems: list[Any]) -> list[Result]:
             continue
         residual = solver.adapter.grade(tuple(found.measured[k].tolist()), solver.tol)
         steps = int(found.steps[k])
+        solver.statistics.undisturbed += 1
         iterate = {"x": found.codes[k]}
         results.append(
             Result(Status.SOLVED, iterate, residual, 0, 0, False, True, "", dict(share), steps, None, problem)
@@ -63,6 +64,7 @@ def solve_batch_problem(solver: Solver, problem: Any) -> Result:
     elif hasattr(express, "together") and solver.time_limit == np.inf:
         found = express.together(np.ascontiguousarray(problem.signal.T), np.full(count, problem.weight), solver.tol)
         missing, codes, steps = np.flatnonzero(~found.met), found.codes, np.where(found.met, found.steps, 0)
+        solver.statistics.undisturbed += count - len(missing)
         clock.lap("refine")
     for k in missing:
         if clock.total() > solver.time_limit:
