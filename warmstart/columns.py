@@ -67,9 +67,10 @@ def solve_batch_problem(solver: Solver, problem: Any) -> Result:
         solver.statistics.undisturbed += count - len(missing)
         clock.lap("refine")
     for k in missing:
-        if clock.total() > solver.time_limit:
+        left = solver.time_limit - clock.total()
+        if left <= 0:
             break
-        alone.append(solver.solve(problem.column(int(k))))
+        alone.append(_solve_within(solver, problem.column(int(k)), left))
         codes[k], steps[k] = alone[-1].x, alone[-1].refine_steps
     for stage in STAGES:
         clock.seconds[stage] += sum(result.seconds[stage] for result in alone)
@@ -88,6 +89,15 @@ def solve_batch_problem(solver: Solver, problem: Any) -> Result:
     reason = f"{len(reasons)} of {count} columns: {reasons[0]}" if len(reasons) == count else ""
     outcome = Outcome(iterate, status, iterations)
     return solver._result(problem, outcome, residual, clock, reason, int(steps.max(initial=0)))
+
+
+def _solve_within(solver: Solver, problem: Any, seconds: float) -> Result:
+    """The Result of one problem in what is left of the time limit."""
+    limit, solver.time_limit = solver.time_limit, seconds
+    try:
+        return solver.solve(problem)
+    finally:
+        solver.time_limit = limit
 
 
 def _rank(status: Status) -> int:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import cvxpy
 
 NO_HINT = np.zeros(0)
+MOMENT = 1e-6  # seconds: the time limit of a run for which no time is left
 Begun = tuple[Start, Residual]
 
 
@@ -227,6 +228,8 @@ class Solver:
             what = "out of proportion to the data" if outcome.status is Status.SOLVED else outcome.status
             reason = reason or spent(what, iterations)
             fallback = True
+            if outcome.status is Status.LIMIT and self._remaining(clock) <= 0:
+                return self._result(problem, outcome, residual, clock, reason, steps)
         else:
             fallback = False
         fresh = self.adapter.open(problem, self._settings)
@@ -267,15 +270,16 @@ class Solver:
     ) -> tuple[Outcome, Residual]:
         """One run and, while the solver stops by its own test short of ours, its continuation within the budget."""
         limit = self.max_iterations if budget is None else min(budget, self.max_iterations)
-        outcome = workspace.run(start, self.tol, limit, self._remaining(clock))
+        outcome = workspace.run(start, self.tol, limit, max(self._remaining(clock), MOMENT))
         clock.lap("solve")
         residual = self.adapter.residual(problem, outcome.iterate, self.tol)
         clock.lap("verify")
         iterations, changes, note = outcome.iterations, outcome.refactorisations, outcome.note
         while outcome.status is Status.SOLVED and residual.ratio > ACCEPT:
-            if iterations >= limit or self._remaining(clock) <= 0:
+            left = self._remaining(clock)
+            if iterations >= limit or left <= 0:
                 return outcome._replace(status=Status.LIMIT, iterations=iterations), residual
-            outcome = workspace.resume(self.tol, limit - iterations, self._remaining(clock))
+            outcome = workspace.resume(self.tol, limit - iterations, left)
             clock.lap("solve")
             residual = self.adapter.residual(problem, outcome.iterate, self.tol)
             clock.lap("verify")
@@ -293,7 +297,8 @@ class Solver:
         return credible(residual, self.tol, self._size)
 
     def _remaining(self, clock: Clock) -> float:
-        return np.inf if self.time_limit == np.inf else max(self.time_limit - clock.total(), 1e-6)
+        """Seconds that are left of the time limit; negative where it is over."""
+        return np.inf if self.time_limit == np.inf else self.time_limit - clock.total()
 
     def _result(
         self,
