@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from dataclasses import replace
 from functools import cache
@@ -18,7 +19,7 @@ from warmstart.context import find, out_of_range
 from warmstart.errors import DriftWarning
 from warmstart.families import family
 from warmstart.guard import spent, unsettled
-from warmstart.model import TUNED_ONLY, Pipeline
+from warmstart.model import TUNED_ONLY, Pipeline, shipped
 from warmstart.plan import NO_PREVIOUS, Plan
 from warmstart.statistics import HARDEST, SLACK, WINDOW, Statistics
 from warmstart.training.fitting import FITTERS, Data
@@ -198,6 +199,21 @@ def test_a_model_that_pays_never_stops(make: Any, path: str) -> None:
     assert statistics.undisturbed > 0 if make is refined and path == "compiled" else statistics.undisturbed == 0
 
 
+@pytest.mark.parametrize("name", shipped() if os.environ.get("WARMSTART_SLOW") == "1" else ["mpc-masses-osqp"])
+def test_no_shipped_model_stops_on_its_own_family(name: str) -> None:
+    """WARMSTART_SLOW=1: all of them, which takes minutes."""
+    known = ws.pretrained(name)
+    source: Any = family(known.card["family"], **known.card["settings"])
+    for tol in known.pipelines:
+        streams = [source.sample(3 * WINDOW, 7, "test")]
+        streams += [source.trajectory(3 * WINDOW, 7, "test")] if source.has_trajectory else []
+        for asked in map(list, streams):
+            solver = Solver(asked[0], known, solver=known.card["solver"], tol=tol)
+            for problem in asked:
+                solver.solve(problem)
+            assert solver.statistics.reason in ("", TUNED_ONLY)
+
+
 @pytest.mark.parametrize("make", [model, refined])
 def test_a_family_that_drifts_out_of_range_ends_as_without_the_model(make: Any, path: str) -> None:
     asked = [stretched(problem, 1 + k / 50) for k, problem in enumerate(problems(3 * WINDOW))]
@@ -233,6 +249,28 @@ def test_shuffled_weights_end_as_without_the_model() -> None:
         assert ours.status is theirs.status
         if ours.reason == statistics.reason:
             same(ours, theirs)
+
+
+def short() -> Model:
+    """Starts that do not arrive within what a run from them may take."""
+    return replace(model(), pipelines={TOL: replace(model().pipeline(TOL), budget=10)})
+
+
+def test_starts_that_fall_back_end_as_without_the_model() -> None:
+    asked = problems(2 * WINDOW)
+    solver, plain = Solver(asked[0], short(), tol=TOL), tuned()
+    undropped = replace(short().plan(solver.adapter, asked[0], TOL), cold_iterations=None)
+    with pytest.warns(DriftWarning, match="had a start that was refused, [1-9][0-9]* fell back, [0-9]+ had use of it"):
+        found = [solver.solve(problem) for problem in asked]
+    assert 0 < solver.statistics.fallbacks <= WINDOW // 2 + 1 and not solver.statistics.in_use
+    assert solver.statistics.saved_iterations is not None and solver.statistics.saved_iterations < 0
+    for ours, theirs in zip(found, (plain.solve(problem) for problem in asked), strict=True):
+        assert ours.status is theirs.status
+        if ours.reason == solver.statistics.reason:
+            same(ours, theirs)
+    worker = Solver(asked[0], undropped, tol=TOL)
+    assert sum(r.total_iterations for r in found) < 0.7 * sum(worker.solve(p).total_iterations for p in asked)
+    assert worker.statistics.in_use
 
 
 def test_the_same_problems_bring_the_same_decision() -> None:
