@@ -60,7 +60,10 @@ def solve_together(solver: Solver, problems: list[Any]) -> list[Result]:
     for place, problem in enumerate(problems):
         spent = results.get(place)
         if spent is None or not spent.solved:
+            solver.statistics.iterations += spent.iterations if spent else 0
             results[place] = _after(solver.solve(problem), spent)
+        else:
+            solver._counted(spent)
     ordered = [results[place] for place in range(len(problems))]
     for result in ordered:
         solver.problem, solver.previous = result.problem, result.iterate if result.solved else solver.previous

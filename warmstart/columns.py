@@ -40,6 +40,7 @@ def solve_list(solver: Solver, problems: list[Any]) -> list[Result]:
             continue
         residual = solver.adapter.grade(tuple(found.measured[k].tolist()), solver.tol)
         steps = int(found.steps[k])
+        solver.statistics.undisturbed += 1
         iterate = {"x": found.codes[k]}
         results.append(
             Result(Status.SOLVED, iterate, residual, 0, 0, False, True, "", dict(share), steps, None, problem)
@@ -63,11 +64,13 @@ def solve_batch_problem(solver: Solver, problem: Any) -> Result:
     elif hasattr(express, "together") and solver.time_limit == np.inf:
         found = express.together(np.ascontiguousarray(problem.signal.T), np.full(count, problem.weight), solver.tol)
         missing, codes, steps = np.flatnonzero(~found.met), found.codes, np.where(found.met, found.steps, 0)
+        solver.statistics.undisturbed += count - len(missing)
         clock.lap("refine")
     for k in missing:
-        if clock.total() > solver.time_limit:
+        left = solver.time_limit - clock.total()
+        if left <= 0:
             break
-        alone.append(solver.solve(problem.column(int(k))))
+        alone.append(_solve_within(solver, problem.column(int(k)), left))
         codes[k], steps[k] = alone[-1].x, alone[-1].refine_steps
     for stage in STAGES:
         clock.seconds[stage] += sum(result.seconds[stage] for result in alone)
@@ -86,6 +89,15 @@ def solve_batch_problem(solver: Solver, problem: Any) -> Result:
     reason = f"{len(reasons)} of {count} columns: {reasons[0]}" if len(reasons) == count else ""
     outcome = Outcome(iterate, status, iterations)
     return solver._result(problem, outcome, residual, clock, reason, int(steps.max(initial=0)))
+
+
+def _solve_within(solver: Solver, problem: Any, seconds: float) -> Result:
+    """The Result of one problem in what is left of the time limit."""
+    limit, solver.time_limit = solver.time_limit, seconds
+    try:
+        return solver.solve(problem)
+    finally:
+        solver.time_limit = limit
 
 
 def _rank(status: Status) -> int:

@@ -18,6 +18,8 @@ RELATIVE = 1e-8  # agreement of constants: float bits differ between CPUs
 SUBSPACE = 32  # at most so many principal directions
 EXPLAINED = 0.999  # share of the contexts' variance that they hold
 MARGIN = 1.25  # on the largest calibration distance
+BEYOND, OTHERWISE = "out of the training range", "varies in a way that was not seen in training"
+CONSTANT = "a vector entry that was constant in training has another value"
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +186,7 @@ class BoundContext:
     def _difference(self, problem: Problem) -> str:
         """The field that differs from training, beyond rounding; empty where none does."""
         if not self._same:
-            return "a vector entry that was constant in training has another value"
+            return CONSTANT
         values = described(problem)
         flat = np.concatenate([values[name] for name in self.context.names])
         near = np.isclose(flat, self._template, rtol=RELATIVE, atol=RELATIVE)
@@ -194,7 +196,7 @@ class BoundContext:
         for name in self.context.names:
             size = len(described(problem)[name])
             if i < size:
-                return f"{name}[{i}] varies in a way that was not seen in training"
+                return f"{name}[{i}] {OTHERWISE}"
             i -= size
         raise AssertionError("an index beyond the fields")
 
@@ -206,7 +208,12 @@ def described(problem: Any) -> Mapping[str, np.ndarray]:
 
 def out_of_range(score: float) -> str:
     """The reason for a cold start that a score above 1 gives."""
-    return f"the context is out of the training range (score {score:.3g}, at most 1)"
+    return f"the context is {BEYOND} (score {score:.3g}, at most 1)"
+
+
+def unlike_training(reason: str) -> bool:
+    """Whether a reason for a cold start is that the problem is none like those of training."""
+    return BEYOND in reason or OTHERWISE in reason or reason == CONSTANT
 
 
 def find(problems: Sequence[Problem], calibration: Sequence[Problem]) -> Context:

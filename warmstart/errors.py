@@ -29,5 +29,9 @@ class TrainingError(WarmstartError, RuntimeError):
     """Training that cannot go on: no usable labels, nothing varies, an interrupted run of other settings."""
 
 
+class DriftWarning(UserWarning):
+    """A model that has stopped paying, and that its Solver uses no more: see `warmstart.statistics`."""
+
+
 class MissingExtraError(WarmstartError, ImportError):
     """An optional dependency that is not installed: the message names the extra to install."""

@@ -13,6 +13,7 @@ from warmstart.vectors import REAL
 
 NOTHING = Start()
 """The start that says nothing: cold, or a refinement from nothing."""
+FROM_START = "iterations from the start"
 INFLATION = 10.0
 """An answer from a start may have residuals of this many tolerances times the size of the data."""
 
@@ -137,6 +138,16 @@ def data_size(problem: Problem) -> float:
         heavy = name in problem.heavy
         size[heavy] = max(size[heavy], 1.0 + float(finite.max(initial=0.0)))
     return size[True] * size[False]
+
+
+def spent(what: str, iterations: int) -> str:
+    """The reason for a fallback: what became of so many iterations of a run from a start."""
+    return f"{what} after {iterations} {FROM_START}"
+
+
+def fell_back(reason: str) -> bool:
+    """Whether a reason is one of `spent`."""
+    return reason.endswith(FROM_START)
 
 
 def unsettled(steps: int) -> str:

@@ -13,16 +13,15 @@ import numpy as np
 from warmstart import adapter as seam
 from warmstart import model_file, predictors
 from warmstart.adapter import Adapter, Engine, Iterate, Parameters, Screen, Start
-from warmstart.context import BoundContext, Context
+from warmstart.context import BEYOND, BoundContext, Context
 from warmstart.errors import ModelFileError, StructureError
 from warmstart.fast import kernels
 from warmstart.guard import NOTHING
-from warmstart.plan import Plan, Proposal
+from warmstart.plan import TUNED_ONLY, Plan, Proposal
 from warmstart.policy_file import GENERAL
 from warmstart.predictors import Regressor
 from warmstart.shift import Shift, moved
 
-TUNED_ONLY = "the model chose tuned parameters only"
 MOST_SWEEPS = 1000  # steps of a splitting that a file may ask for before those of the refinement
 
 
@@ -107,6 +106,7 @@ class Model:
             start_parameters=pipeline.parameters,
             express=express,
             admit=bound.admit,
+            cold_iterations=pipeline.budget / 2,
         )
 
     def __call__(self, problem: Any, previous: Iterate | None = None) -> Start:
@@ -169,7 +169,7 @@ class Proposer:
             return None, TUNED_ONLY
         contexts, usable = self._bound.locate_all(problem.rows)
         if not usable.any():
-            return None, "all points of the batch are out of the training range"
+            return None, f"all points of the batch are {BEYOND}"
         code = predictors.many(self._regressor, contexts)
         if not usable.all():
             cold = self._adapter.cold(problem)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
@@ -13,6 +13,9 @@ from warmstart.guard import conform, error_text
 
 CALLABLE_BUDGET = 200
 """Iterations granted to a start of unknown origin before the cold fallback."""
+TUNED_ONLY, NO_PREVIOUS = "the model chose tuned parameters only", "no previous solution yet"
+BY_DESIGN = (TUNED_ONLY, NO_PREVIOUS)
+"""Reasons for a cold start that say nothing against the source of starts."""
 
 Proposal = tuple[Start | None, str]
 
@@ -36,7 +39,8 @@ class Plan:
     guard sees them, from nothing where `propose` is None and `why_cold` is empty; `start_parameters` go with them.
     `express` does an undisturbed solve in one compiled call. `admit` raises StructureError for a problem that the model
     is not for. With `adopt` the workspace of the first run on fresh state that solves is kept, with these parameters
-    changed, in place of one opened before.
+    changed, in place of one opened before. `cold_iterations` is what a cold run with the plan's parameters takes by
+    training: starts that cost more are given up. None: they are used whatever they are worth.
     """
 
     parameters: Parameters = field(default_factory=dict)
@@ -50,6 +54,11 @@ class Plan:
     express: Express | None = None
     admit: Callable[[Any], None] | None = None
     adopt: Parameters | None = None
+    cold_iterations: float | None = None
+
+    def without_starts(self, why: str) -> Plan:
+        """The Plan with its parameters alone, and why."""
+        return replace(self, propose=None, engine=None, express=None, why_cold=why)
 
 
 class Arrival(NamedTuple):
@@ -92,7 +101,7 @@ def make_plan(warm_start: Any, adapter: Adapter, problem: Any, tol: float) -> Pl
 def previous_start(problem: Any, previous: Iterate | None, parameters: Parameters | None = None) -> Proposal:
     """The previous solution as a start."""
     if previous is None:
-        return None, "no previous solution yet"
+        return None, NO_PREVIOUS
     return Start(previous, parameters or {}), ""
 
 

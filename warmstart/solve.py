@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,17 +12,19 @@ from warmstart import adapter as seam
 from warmstart.adapter import ACCEPT, Engine, Express, Iterate, Outcome, Parameters, Residual, Start, Status, Workspace
 from warmstart.clock import Clock
 from warmstart.cvxpy import is_cvxpy, load
-from warmstart.errors import ProblemError, StructureError
-from warmstart.guard import conform, credible, data_size, judge, unsettled
+from warmstart.errors import DriftWarning, ProblemError, StructureError
+from warmstart.guard import conform, credible, data_size, judge, spent, unsettled
 from warmstart.plan import Arrival, make_plan
 from warmstart.policy_file import find_policy
 from warmstart.problem import Problem
 from warmstart.result import Result
+from warmstart.statistics import Statistics
 
 if TYPE_CHECKING:
     import cvxpy
 
 NO_HINT = np.zeros(0)
+MOMENT = 1e-6  # seconds: the time limit of a run for which no time is left
 Begun = tuple[Start, Residual]
 
 
@@ -42,6 +45,9 @@ class Solver:
     `settings`: the solver's own, by its own names, for runs on fresh state; the others have the model's.
     `policy`: moves the step sizes of OSQP during a run, with or without a start: one of `warmstart.policies`, "rule",
     "qp-rho" (the shipped one), or the path of one that was trained.
+
+    `statistics` counts what its starts were worth. A Model that stops paying (see `warmstart.statistics`) is used no
+    more by this Solver, which then says so once, by a DriftWarning, and solves as without it.
 
     Belongs to one thread. Raises ProblemError, StructureError or StartError for unusable input.
     For a cvxpy problem this is a `warmstart.cvxpy.direct.ProblemSolver`, whose `solve` takes parameters by name.
@@ -79,6 +85,7 @@ class Solver:
         self.problem: Problem = problem
         self.previous: Iterate | None = None
         self.plan = make_plan(warm_start, self.adapter, problem, self.tol)
+        self.statistics = Statistics.of(self.plan)
         self._size = 1.0  # of the data, as far as it had to be known
         self._settings = dict(settings or {})
         self._workspace: Workspace | None = None
@@ -131,6 +138,13 @@ class Solver:
         self.problem = problem
         if result.status is Status.SOLVED:
             self.previous = result.iterate
+        return self._counted(result)
+
+    def _counted(self, result: Result) -> Result:
+        """The Result, counted; the model goes where it has stopped paying."""
+        if self.statistics.count(result):
+            self.plan = self.plan.without_starts(self.statistics.reason)
+            warnings.warn(f"{self.statistics.reason}; this Solver goes on without it", DriftWarning, stacklevel=4)
         return result
 
     def solve_batch(self, problems: Iterable[Problem]) -> list[Result]:
@@ -165,6 +179,7 @@ class Solver:
         if self.verify == "solver":
             return self._confirm(problem, Start(iterate, self.plan.start_parameters), clock, steps)
         self.problem, self.previous = problem, iterate
+        self.statistics.undisturbed += 1
         return Result(Status.SOLVED, iterate, residual, 0, 0, False, True, "", clock.seconds, steps, None, problem)
 
     def _begun(self, arrival: Arrival) -> Begun | None:
@@ -182,7 +197,7 @@ class Solver:
         if outcome.status is not Status.SOLVED or not self._believe(problem, residual):
             return None
         self.problem, self.previous = problem, outcome.iterate
-        return self._result(problem, outcome, residual, clock, "", steps)
+        return self._counted(self._result(problem, outcome, residual, clock, "", steps))
 
     def _check_class(self, problem: Any) -> None:
         if not isinstance(problem, self.adapter.problem):
@@ -211,8 +226,10 @@ class Solver:
                 return self._result(problem, outcome, residual, clock, reason, steps)
             iterations, changes, note = outcome.iterations, outcome.refactorisations, outcome.note
             what = "out of proportion to the data" if outcome.status is Status.SOLVED else outcome.status
-            reason = reason or f"{what} after {iterations} iterations from the start"
+            reason = reason or spent(what, iterations)
             fallback = True
+            if outcome.status is Status.LIMIT and self._remaining(clock) <= 0:
+                return self._result(problem, outcome, residual, clock, reason, steps)
         else:
             fallback = False
         fresh = self.adapter.open(problem, self._settings)
@@ -253,15 +270,16 @@ class Solver:
     ) -> tuple[Outcome, Residual]:
         """One run and, while the solver stops by its own test short of ours, its continuation within the budget."""
         limit = self.max_iterations if budget is None else min(budget, self.max_iterations)
-        outcome = workspace.run(start, self.tol, limit, self._remaining(clock))
+        outcome = workspace.run(start, self.tol, limit, max(self._remaining(clock), MOMENT))
         clock.lap("solve")
         residual = self.adapter.residual(problem, outcome.iterate, self.tol)
         clock.lap("verify")
         iterations, changes, note = outcome.iterations, outcome.refactorisations, outcome.note
         while outcome.status is Status.SOLVED and residual.ratio > ACCEPT:
-            if iterations >= limit or self._remaining(clock) <= 0:
+            left = self._remaining(clock)
+            if iterations >= limit or left <= 0:
                 return outcome._replace(status=Status.LIMIT, iterations=iterations), residual
-            outcome = workspace.resume(self.tol, limit - iterations, self._remaining(clock))
+            outcome = workspace.resume(self.tol, limit - iterations, left)
             clock.lap("solve")
             residual = self.adapter.residual(problem, outcome.iterate, self.tol)
             clock.lap("verify")
@@ -279,7 +297,8 @@ class Solver:
         return credible(residual, self.tol, self._size)
 
     def _remaining(self, clock: Clock) -> float:
-        return np.inf if self.time_limit == np.inf else max(self.time_limit - clock.total(), 1e-6)
+        """Seconds that are left of the time limit; negative where it is over."""
+        return np.inf if self.time_limit == np.inf else self.time_limit - clock.total()
 
     def _result(
         self,

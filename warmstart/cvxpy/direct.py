@@ -23,6 +23,7 @@ from warmstart.cvxpy.way_back import Picking
 from warmstart.errors import ProblemError, StructureError
 from warmstart.result import Result
 from warmstart.solve import Solver
+from warmstart.statistics import Statistics
 
 INTERFACES = {"osqp": OSQP, "scs": SCS}
 KEPT = "warmstart direct"
@@ -138,6 +139,11 @@ class ProblemSolver:
             self._canonical.solver, EPS if tol is None else tol, max_iterations, time_limit, verify, settings, policy
         )
         self.solver = self._open(self._canonical.at()[0])
+
+    @property
+    def statistics(self) -> Statistics:
+        """What the Solver's starts were worth."""
+        return self.solver.statistics
 
     def _open(self, problem: Any) -> Solver:
         return open_solver(problem, self._warm_start, self._options, strict=True)

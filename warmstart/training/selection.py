@@ -198,7 +198,8 @@ def _race(
 
 def _arm(setting: Setting, model: Model, pipeline: Pipeline, problem: Any) -> Callable[[Any], Any]:
     trial = replace(model, pipelines={setting.tol: pipeline}, uncompiled={})
-    solver = Solver(problem, trial, solver=setting.adapter.name, tol=setting.tol)
+    plan = replace(trial.plan(setting.adapter, problem, setting.tol), cold_iterations=None)  # measured to the end
+    solver = Solver(problem, plan, solver=setting.adapter.name, tol=setting.tol)
     solver.solve(problem)
     return solver.solve
 
