@@ -130,6 +130,15 @@ def load_map(path: str | PathLike[str]) -> TransportMap:
     return _build(*model_file.read(path), str(path))
 
 
+def remove_checkpoint(path: Path) -> None:
+    """Delete the checkpoint of an interrupted training, if there is one. Raises ModelFileError for any other file."""
+    if not path.exists():
+        return
+    if model_file.read(path)[1].get("kind") != "training":
+        raise ModelFileError(f"{path}: is no checkpoint of a training, and is in the place of one; move it away")
+    path.unlink()
+
+
 def _build(arrays: dict[str, np.ndarray], card: dict[str, Any], label: str) -> TransportMap:
     import jax
 
