@@ -293,6 +293,7 @@ def _under(prefix: str, stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _check(model: Model) -> None:
     """Raise ValueError or TypeError unless all parts are sound and fit; every predictor runs once."""
     size = sum(int(np.prod(shape)) for shape in model.code.values())
+    soundness.check_card(model.card)
     soundness.check_context(model.context)
     d = len(model.context.mean)
     model.context.score(np.zeros(d))
@@ -305,5 +306,5 @@ def _check(model: Model) -> None:
         soundness.check_pipeline(tol, pipeline, outputs, size)
         if pipeline.metric:
             learned_metric(model.predictors[pipeline.metric], model.context)
-    if not model.pipelines or not isinstance(model.card["solver"], str):
-        raise ValueError("no pipelines or no solver")
+    if not model.pipelines:
+        raise ValueError("no pipelines")

@@ -25,6 +25,14 @@ MOST_ITERATIONS = 10**9
 LARGEST = 1e100  # of a number: beyond, squares and products overflow
 
 
+def check_card(card: Mapping[str, Any]) -> None:
+    """What commands take from a card is of the right kind; the rest is for people to read."""
+    _demand(isinstance(card["solver"], str) and isinstance(card.get("family", ""), str), "solver or family is no name")
+    _demand(isinstance(card.get("settings", {}), dict), "settings are no settings")
+    numbers = _whole(card.get("seed", 0), 0) and type(card.get("training_seconds", 0.0)) in (int, float)
+    _demand(numbers, "seed or training_seconds is no number")
+
+
 def check_context(context: Context) -> None:
     """A Context whose parts fit each other."""
     shapes, names = context.shapes, context.names
