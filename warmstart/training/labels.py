@@ -87,7 +87,8 @@ def _solve_all(chunks: dict[int, Any], how: tuple[Any, ...], jobs: int) -> Itera
     tasks = (delayed(_numbered)(k, chunk, how) for k, chunk in chunks.items())
     left = dict(chunks)
     try:
-        for k, outcome in Parallel(n_jobs=jobs, return_as="generator_unordered")(tasks):
+        outcomes: Any = Parallel(n_jobs=jobs, return_as="generator_unordered")(tasks)
+        for k, outcome in outcomes:
             del left[k]
             yield k, outcome
     except TerminatedWorkerError:
