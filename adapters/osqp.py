@@ -32,6 +32,7 @@ from warmstart.adapter import (
 )
 from warmstart.context import BoundContext, Context
 from warmstart.errors import ProblemError, StructureError
+from warmstart.interrupts import RUNS
 from warmstart.kkt import KKT, kkt
 from warmstart.matrices import Matrices
 from warmstart.policies import Policy
@@ -187,11 +188,12 @@ class OsqpWorkspace:
             self._solver.update_settings(settings)
             self._limits = (tol, max_iterations, seconds)
         self._fresh = False
-        self._solver.solve()
+        with RUNS:
+            self._solver.solve()
         info, solution = self._solver.info, self._solver.solution
         code = int(info.status_val)
         if code == INTERRUPTED:
-            raise KeyboardInterrupt
+            raise RUNS.interrupted()
         status = STATUS.get(code, Status.LIMIT)
         certificate = None
         if status is Status.INFEASIBLE:

@@ -15,6 +15,7 @@ import scipy.sparse as sp
 from scipy.sparse.linalg import splu
 
 from warmstart.equilibrate import PASSES, Equilibration, equilibrate
+from warmstart.interrupts import RUNS
 from warmstart.policies import EQUALITY
 from warmstart.problem import QP
 
@@ -108,10 +109,11 @@ class VectorOsqp:
             settings = self._object.settings
             settings.max_iter, settings.time_limit = self._limits = limits
             self._solver.update_settings(settings)
-        self._solver.solve()
+        with RUNS:
+            self._solver.solve()
         self.iterations += int(self._solver.info.iter)
         if int(self._solver.info.status_val) == int(osqp.SolverStatus.OSQP_SIGINT):  # pyright: ignore
-            raise KeyboardInterrupt
+            raise RUNS.interrupted()
         solution = self._solver.solution
         return solution.x * self._scaled.D, solution.y * self._rows / self._scaled.c
 

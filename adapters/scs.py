@@ -44,6 +44,7 @@ from warmstart.cone_kkt import ConeKKT, cone_kkt, proves_infeasible, proves_unbo
 from warmstart.cone_program import ConeProgram
 from warmstart.context import BoundContext, Context
 from warmstart.errors import ProblemError, StructureError
+from warmstart.interrupts import RUNS
 from warmstart.refine.newton import Newton, best_ratio, best_sweeps
 from warmstart.refine.newton_express import open_express
 
@@ -127,7 +128,8 @@ class ScsWorkspace:
 
     def _solve(self, tol: float, max_iterations: int, seconds: float) -> Outcome:
         limit = 0.0 if seconds == inf else STEP ** floor(log(seconds) / log(STEP))
-        found = self._object(tol, max_iterations, limit).solve(warm_start=True, **self._last)
+        with RUNS:
+            found = self._object(tol, max_iterations, limit).solve(warm_start=True, **self._last)
         self._last = iterate = {slot: found[slot] for slot in ("x", "y", "s")}
         self._info = found["info"]
         status, certificate = self._judge(found["info"]["status_val"], iterate)
@@ -139,7 +141,7 @@ class ScsWorkspace:
     def _judge(self, code: int, found: Iterate) -> tuple[Status, Iterate | None]:
         """What SCS says; a certificate that our own check rejects is a failure."""
         if code == scs.SIGINT:
-            raise KeyboardInterrupt
+            raise RUNS.interrupted()
         if code == scs.SOLVED:
             return Status.SOLVED, None
         if code == scs.INFEASIBLE:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -25,7 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         from warmstart import commands
 
-        return getattr(commands, options.command)(options)
+        code = getattr(commands, options.command)(options)
+        sys.stdout.flush()  # here a full disk is an error like others
+        return code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -38,11 +41,20 @@ def _explain(error: Exception, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     text = " ".join(str(error).split())
+    _drop_output()
     if isinstance(error, WarmstartError | OSError):
         print(f"warmstart: error: {text}", file=sys.stderr)
         return USAGE
     print(f"warmstart: internal error: {type(error).__name__}: {text} (--debug shows where)", file=sys.stderr)
     return FAILED
+
+
+def _drop_output() -> None:
+    """Give up what cannot be written to stdout, which Python would try again when it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,6 +85,7 @@ def _demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plot", metavar="FILE", default="warmstart-demo.png", help="the picture (%(default)s)")
     parser.add_argument("--tol", type=_positive, default=1e-3, metavar="T", help="the solver's tolerance (%(default)s)")
     parser.add_argument("--seed", type=_seed, default=0, help="another flight, other training problems")
+    _force(parser)
 
 
 def _train(parser: argparse.ArgumentParser) -> None:
@@ -88,7 +101,7 @@ def _train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=_jobs, default=1, metavar="J", help="processes for labels; -1: all cores")
     parser.add_argument("--out", metavar="FILE", help="the model file (FAMILY-SOLVER.safetensors)")
     parser.add_argument("--resume", action="store_true", help="take up an interrupted training of the same settings")
-    parser.add_argument("--force", action="store_true", help="overwrite the model file")
+    _force(parser)
 
 
 def _bench(parser: argparse.ArgumentParser) -> None:
@@ -113,6 +126,7 @@ def _bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layers", type=_depths, metavar="K[,K]", help="sparse codes: errors after K layers of LISTA, trained for it"
     )
+    _force(parser)
 
 
 def _solve(parser: argparse.ArgumentParser) -> None:
@@ -120,6 +134,7 @@ def _solve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="FILE", required=True, help="a model file or a shipped model's name")
     parser.add_argument("--tol", type=_positive, metavar="T", help="the tolerance (the solver's own)")
     parser.add_argument("--json", metavar="FILE", help="write the results, solutions too; - prints JSON only")
+    _force(parser)
 
 
 def _check(parser: argparse.ArgumentParser) -> None:
@@ -146,9 +161,13 @@ def _transport(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=_seed, default=0)
     parser.add_argument("--out", metavar="FILE", help="the file of the map (PAIR.map.safetensors)")
     parser.add_argument("--resume", action="store_true", help="take up an interrupted training of the same settings")
-    parser.add_argument("--force", action="store_true", help="overwrite the file of the map")
+    _force(parser)
     parser.add_argument("--json", metavar="FILE", help="write what was measured as JSON; - prints JSON only")
     parser.add_argument("--plot", metavar="FILE", help="draw the map as a PNG")
+
+
+def _force(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--force", action="store_true", help="overwrite files that are there")
 
 
 def _family(parser: argparse.ArgumentParser) -> None:

@@ -30,7 +30,7 @@ def demo(options: Namespace) -> int:
     from warmstart.demo import Scale
     from warmstart.demo import demo as run
 
-    path = check_target(options.plot)
+    path = check_target(options.plot, new=not options.force)
     return DONE if run(path, Scale(tol=options.tol, seed=options.seed)) else FAILED
 
 
@@ -103,7 +103,7 @@ def bench(options: Namespace) -> int:
     from warmstart.bench import Request
     from warmstart.bench import bench as run
 
-    json_path, plot_path = _json_target(options.json), check_target(options.plot) if options.plot else None
+    json_path, plot_path = _json_target(options), _plot_target(options)
     if options.family == maros_meszaros.NAME:
         with bars() as progress:
             text, data = policy_commands.unseen(options, progress)
@@ -151,7 +151,7 @@ def bench(options: Namespace) -> int:
 
 def solve(options: Namespace) -> int:
     """A line for each problem of a file; failed when one has no conclusive status."""
-    json_path = _json_target(options.json)
+    json_path = _json_target(options)
     problems, model = read_problems(options.problem), _model(options.model)
     solver = Solver(problems[0], model, solver=str(model.card["solver"]), tol=options.tol)
     results = []
@@ -173,17 +173,17 @@ def solve(options: Namespace) -> int:
 def transport(options: Namespace) -> int:
     """A file with a map between two measures, and what its conjugates cost."""
     _use_data(options)
-    from warmstart.dual import Options, save_map, train_map
+    from warmstart.dual import Options, remove_checkpoint, save_map, train_map
     from warmstart.families.wasserstein import find_pair
     from warmstart.moved import plot_map
 
     pair = find_pair(options.pair, dict(options.set))
-    json_path, plot_path = _json_target(options.json), check_target(options.plot) if options.plot else None
+    json_path, plot_path = _json_target(options), _plot_target(options)
     name = options.out or f"{options.pair}.map{model_file.SUFFIX}"
     out = check_target(name, suffix=model_file.SUFFIX, new=not options.force)
     checkpoint = out.with_name(f"{out.stem}.training{model_file.SUFFIX}")
     if not options.resume:
-        checkpoint.unlink(missing_ok=True)
+        remove_checkpoint(checkpoint)
     names = ("steps", "hidden", "layers", "batch", "seed")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     with bars() as progress:
@@ -269,8 +269,21 @@ def _race_row(race: Mapping[str, Any]) -> tuple[str, ...]:
     return str(names.get(winner, winner)), names.get(rival, rival), seconds, iterations
 
 
-def _json_target(text: str | None) -> Path | None:
-    return check_target(text) if text and text != "-" else None
+def _json_target(options: Namespace) -> Path | None:
+    return check_target(options.json, new=not options.force) if options.json and options.json != "-" else None
+
+
+def _plot_target(options: Namespace) -> Path | None:
+    """The picture's path; nothing may be where it and those beside it go."""
+    from warmstart.denoise import denoised_path
+    from warmstart.strip import strip_path
+
+    if not options.plot:
+        return None
+    path = check_target(options.plot, new=not options.force)
+    for other in (strip_path(path), denoised_path(path)):
+        check_target(str(other), new=not options.force)
+    return path
 
 
 def _give_out(text: str, data: Mapping[str, Any], wanted: str | None, path: Path | None) -> None:

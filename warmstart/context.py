@@ -54,8 +54,6 @@ class Context:
         return BoundContext(self, problem, flat, same)
 
     def _check_structure(self, problem: Problem) -> None:
-        if problem.structure == self.structure:
-            return
         ours = {name: len(values) for name, values in described(problem).items()}
         for name, size in self.shapes.items():
             if ours.get(name) != size:
@@ -63,7 +61,11 @@ class Context:
                     f"the model was trained for problems whose {name} has {size} entries; here {name} has "
                     f"{ours.get(name, 'none')}"
                 )
-        raise StructureError("the model was trained for problems of another sparsity pattern or shape")
+        if problem.structure != self.structure or ours.keys() != self.shapes.keys():
+            raise StructureError("the model was trained for problems of another sparsity pattern or shape")
+        unseen = [name for name in ours if name not in (*problem.heavy, *self.names)]
+        if unseen:
+            raise StructureError(f"the model does not look at {unseen[0]}, which may vary")
 
     def _check_heavy(self, problem: Problem, name: str) -> None:
         if name in self.names:

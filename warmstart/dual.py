@@ -121,33 +121,54 @@ def save_map(trained: TransportMap, path: str | PathLike[str], *, force: bool = 
     import jax
 
     leaves = jax.tree.leaves(trained.weights)
-    stored = {f"weights.{k:03d}": np.array(leaf) for k, leaf in enumerate(leaves)}
+    stored = {_name(k): np.array(leaf) for k, leaf in enumerate(leaves)}
     model_file.write(path, stored, {"kind": "map", **trained.card}, force=force)
 
 
 def load_map(path: str | PathLike[str]) -> TransportMap:
     """The map of a file. Raises ModelFileError for anything else."""
+    return _build(*model_file.read(path), str(path))
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Delete the checkpoint of an interrupted training, if there is one. Raises ModelFileError for any other file."""
+    if not path.exists():
+        return
+    if model_file.read(path)[1].get("kind") != "training":
+        raise ModelFileError(f"{path}: is no checkpoint of a training, and is in the place of one; move it away")
+    path.unlink()
+
+
+def _build(arrays: dict[str, np.ndarray], card: dict[str, Any], label: str) -> TransportMap:
     import jax
 
-    arrays, card = model_file.read(path)
     if card.pop("kind", None) != "map":
-        raise ModelFileError(f"{path}: holds no map; `warmstart transport` makes one")
-    like = _empty(int(card["d"]), int(card["hidden"]), int(card["layers"]))
-    leaves, shape = jax.tree.flatten(like)
-    found = [arrays[name] for name in sorted(arrays)]
-    if [a.shape for a in leaves] != [a.shape for a in found]:
-        raise ModelFileError(f"{path}: its card and its arrays do not fit together")
-    return TransportMap(jax.tree.unflatten(shape, found), card)
+        raise ModelFileError(f"{label}: holds no map; `warmstart transport` makes one")
+    leaves, shape = jax.tree.flatten(_shapes(card, arrays))
+    expected = {_name(k): leaf.shape for k, leaf in enumerate(leaves)}
+    sound = all(array.dtype == np.float32 and np.isfinite(array).all() for array in arrays.values())
+    if not leaves or not sound or expected != {name: array.shape for name, array in arrays.items()}:
+        raise ModelFileError(f"{label}: its card and its arrays do not fit together")
+    return TransportMap(jax.tree.unflatten(shape, [arrays[name] for name in expected]), card)
 
 
-def _empty(d: int, hidden: int, layers: int) -> dict[str, Any]:
-    """Weights of these shapes."""
+def _name(k: int) -> str:
+    return f"weights.{k:03d}"
+
+
+def _shapes(card: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Shapes of the weights that a card describes; nothing where the file is too small for them."""
     import jax
 
     from warmstart.potentials.dual_steps import begin
 
-    zeros = dict.fromkeys(FROZEN, np.zeros(d, dtype=np.float32))
-    return {**zeros, **begin(jax.random.key(0), np.eye(d, dtype=np.float32), hidden, layers, 1, 1.0)["mean"]}
+    d, hidden, layers = sizes = [card.get(name, 0) for name in ("d", "hidden", "layers")]
+    most = sum(array.size for array in arrays.values())
+    if not all(type(n) is int and 0 < n <= most for n in sizes) or layers > len(arrays):
+        return {}
+    root = jax.ShapeDtypeStruct((d, d), np.float32)
+    weights = jax.eval_shape(lambda root: begin(jax.random.key(0), root, hidden, layers, 1, 1.0)["mean"], root)
+    return {**dict.fromkeys(FROZEN, jax.ShapeDtypeStruct((d,), np.float32)), **weights}
 
 
 def _score(pair: Any, trained: TransportMap) -> float | None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib.resources
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from os import PathLike
 from typing import Any
 
 import numpy as np
 
 from warmstart import adapter as seam
-from warmstart import model_file, predictors
+from warmstart import model_file, predictors, soundness
 from warmstart.adapter import Adapter, Engine, Iterate, Parameters, Screen, Start
 from warmstart.context import BEYOND, BoundContext, Context
 from warmstart.errors import ModelFileError, StructureError
@@ -22,7 +22,7 @@ from warmstart.policy_file import GENERAL
 from warmstart.predictors import Regressor
 from warmstart.shift import Shift, moved
 
-MOST_SWEEPS = 1000  # steps of a splitting that a file may ask for before those of the refinement
+SINGLE = {"screen.used", "screen.size", "screen.sweeps"} | {f"shift.{field.name}" for field in fields(Shift)}
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,15 @@ class Model:
             raise StructureError(f"this model was trained for {self.card['solver']}, not for {adapter.name}")
         problem = getattr(problem, "single", problem)  # what is one of a batch: models are for these
         pipeline, bound = self.pipeline(tol), self.context.bind(problem)
+        soundness.check_settings(adapter, pipeline.tuned, pipeline.parameters, pipeline.follow_parameters)
+        soundness.check_names(adapter, problem, pipeline)
+        if dict(self.code) != dict(adapter.code(problem)):
+            raise StructureError(f"the model predicts {dict(self.code)}, not what {adapter.name} starts from here")
         if self.shift and not self.shift.fits(adapter.slots(problem)):
             raise StructureError(f"the model's shift is for iterates of {self.shift.size} values, which this has not")
         engine = adapter.engine(problem, self.context, self.screen) if pipeline.refine else None
+        if pipeline.refine and engine is None:  # what predicts hints predicts no iterates
+            pipeline = replace(pipeline, refine=False, predictor=None)
         propose = None
         if engine or pipeline.predictor or pipeline.follow or pipeline.initialiser:
             propose = Proposer(self, pipeline, bound, engine)
@@ -248,15 +254,15 @@ def _build(stored: dict[str, np.ndarray], card: dict[str, Any], label: str) -> M
         raise ModelFileError(f"{label}: a policy, not a model; pass it as policy")
     try:
         card = dict(card)
+        soundness.only_known(stored, _names(stored, card["predictors"]))
         context = Context.restore(_under("context.", stored), card.pop("context"))
-        code = {part: tuple(shape) for part, shape in card.pop("slots").items()}
+        code = {part: soundness.shape_of(shape) for part, shape in card.pop("slots").items()}
         kinds = card.pop("predictors")
         regressors = {n: predictors.restore(kind, _under(f"predictor.{n}.", stored)) for n, kind in kinds.items()}
-        pipelines = {entry.pop("tol"): Pipeline(**entry) for entry in card.pop("pipelines")}
-        uncompiled = {entry.pop("tol"): Pipeline(**entry) for entry in card.pop("uncompiled")}
+        pipelines, uncompiled = (_pipelines(card.pop(name)) for name in ("pipelines", "uncompiled"))
         screen = _under("screen.", stored)
-        sweeps = [int(value[0]) for name, value in screen.items() if name == "sweeps"]  # older files have none
-        kept = Screen(screen["used"], float(screen["size"][0]), *sweeps) if screen else None
+        sweeps = [value.item() for name, value in screen.items() if name == "sweeps"]  # older files have none
+        kept = Screen(screen["used"], float(screen["size"].item()), *sweeps) if screen else None
         moves = _under("shift.", stored)
         shift = Shift.restore(moves) if moves else None
         model = Model(card, context, code, regressors, pipelines, kept, uncompiled, shift)
@@ -266,28 +272,39 @@ def _build(stored: dict[str, np.ndarray], card: dict[str, Any], label: str) -> M
     return model
 
 
+def _names(stored: Mapping[str, np.ndarray], kinds: Mapping[str, str]) -> list[str]:
+    """The names of arrays that something is made of."""
+    parts = ("context.", *(f"predictor.{name}." for name in kinds))
+    return [name for name in stored if name.startswith(parts) or name in SINGLE]
+
+
+def _pipelines(entries: list[dict[str, Any]]) -> dict[float, Pipeline]:
+    """Pipelines by their tolerances."""
+    found = {entry["tol"]: Pipeline(**{key: v for key, v in entry.items() if key != "tol"}) for entry in entries}
+    if len(found) < len(entries):
+        raise ValueError("two pipelines for one tolerance")
+    return found
+
+
 def _under(prefix: str, stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name[len(prefix) :]: value for name, value in stored.items() if name.startswith(prefix)}
 
 
 def _check(model: Model) -> None:
-    """Run every predictor once at the mean context, so that a misfit shows at loading."""
+    """Raise ValueError or TypeError unless all parts are sound and fit; every predictor runs once."""
     size = sum(int(np.prod(shape)) for shape in model.code.values())
-    middle = np.zeros(len(model.context.mean))
-    model.context.score(middle)
-    if model.shift is not None and len(model.shift.slide) not in (0, len(middle)):
+    soundness.check_card(model.card)
+    soundness.check_context(model.context)
+    d = len(model.context.mean)
+    model.context.score(np.zeros(d))
+    if model.shift is not None and len(model.shift.slide) not in (0, d):
         raise ValueError("the slide of the shift is for contexts of another length")
-    if model.screen is not None and not 0 <= model.screen.sweeps <= MOST_SWEEPS:
-        raise ValueError(f"{model.screen.sweeps} steps of a splitting are no sensible number")
-    for regressor in model.predictors.values():
-        regressor(middle)
-    for pipeline in [*model.pipelines.values(), *model.uncompiled.values()]:
-        if pipeline.predictor is None:
-            continue
-        shape = model.predictors[pipeline.predictor](middle).shape
-        if len(shape) != 1 or (shape != (size,) and not pipeline.refine):
-            raise ValueError(f"predictor {pipeline.predictor} gives a wrong number of values")
+    if model.screen is not None:
+        soundness.check_screen(model.screen)
+    outputs = {name: soundness.check_regressor(name, one, d) for name, one in model.predictors.items()}
+    for tol, pipeline in [*model.pipelines.items(), *model.uncompiled.items()]:
+        soundness.check_pipeline(tol, pipeline, outputs, size)
         if pipeline.metric:
             learned_metric(model.predictors[pipeline.metric], model.context)
-    if not model.pipelines or "solver" not in model.card:
-        raise ValueError("no pipelines or no solver")
+    if not model.pipelines:
+        raise ValueError("no pipelines")

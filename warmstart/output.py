@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from warmstart.atomic import replace_file
+from warmstart.atomic import TEMPORARY, replace_file
 from warmstart.errors import WarmstartError
 
-WORK_FILES = ("settings.sha256", "labels-", ".labels-", "rho-checkpoint", "hypernetwork.", ".hypernetwork.")
-"""What training leaves in its folder."""
+WORK_FILES = ("settings.sha256", "labels-", "rho-checkpoint", "hypernetwork.", TEMPORARY)
+"""What training leaves in its folder; of a file that was being written when it was killed, the part."""
 
 
 class OutputError(WarmstartError, ValueError):
@@ -24,11 +24,13 @@ class OutputError(WarmstartError, ValueError):
 
 
 def check_target(text: str, *, suffix: str = "", new: bool = False) -> Path:
-    """The path of a file that can be written; links are followed.
+    """The path of a file that can be written.
 
-    Raises OutputError: another suffix, no such folder, a folder or device in its place, no permission, and for `new`
-    a file that is there already.
+    Raises OutputError: another suffix, no such folder, a folder, device or link in its place, no permission, and for
+    `new` a file that is there already.
     """
+    if Path(text).is_symlink():
+        raise OutputError(f"{text}: is a symbolic link, and files are not written through one; give what it points to")
     path = Path(text).resolve()
     if suffix and path.suffix != suffix:
         raise OutputError(f"{text}: the file's name must end in {suffix}")

@@ -42,7 +42,8 @@ def train(options: Namespace, source: Family) -> int:
         raise FamilyError(f"a rho policy is for osqp; {source.name} is for {solver}")
     text = options.out or f"{source.name}-rho{model_file.SUFFIX}"
     out = check_target(text, suffix=model_file.SUFFIX, new=not options.force)
-    picture, work = out.with_suffix(".png"), out.with_name(f"{out.name}.work")
+    picture = check_target(str(out.with_suffix(".png")), new=not options.force)
+    work = out.with_name(f"{out.name}.work")
     if not options.resume:
         remove_work(work)
     with bars() as progress:

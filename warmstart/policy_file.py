@@ -9,12 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from warmstart import adapter as seam
 from warmstart import model_file
 from warmstart.errors import ModelFileError, ProblemError
 from warmstart.policies import FEATURES, WEIGHTS, Adaptive, Constant, Network, Policy, Rule, Schedule
+from warmstart.soundness import check_settings, only_known
 
 GENERAL = "qp-rho"
 """The shipped policy: for QPs of any size and structure."""
+FURTHEST = 1e6
+"""What a rule may multiply rho with."""
 NAMED: dict[str, type] = {"constant": Constant, "adaptive": Adaptive, "rule": Rule}
 
 
@@ -63,10 +67,12 @@ def _build(arrays: dict[str, np.ndarray], card: dict[str, Any], label: str) -> R
     if card.get("features") != list(FEATURES):
         raise ModelFileError(f"{label}: made for other features than this version's; train it anew")
     try:
-        settings = dict(card["rule"])
-        rule = Rule(**{**settings, "schedule": Schedule(**settings["schedule"])})
+        rule = _rule(card["rule"])
         if card["policy"] == "rule":
+            only_known(arrays, ())
             return rule
+        if card["policy"] != "network":
+            raise ValueError("neither a rule nor a network")
         policy = Network(**arrays, rule=rule, card=card)
         h = len(policy.bias1)
         shapes = {"weights1": (len(FEATURES), h), "bias1": (h,), "weights2": (h, h), "bias2": (h,)}
@@ -74,6 +80,24 @@ def _build(arrays: dict[str, np.ndarray], card: dict[str, Any], label: str) -> R
         for name in WEIGHTS:
             if arrays[name].shape != shapes[name] or arrays[name].dtype != np.float32:
                 raise ValueError(f"{name} has shape {arrays[name].shape}")
+            if not np.isfinite(arrays[name]).all():
+                raise ValueError(f"{name} is not finite")
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(f"{label}: its card and its arrays do not fit together ({error!r})") from None
     return policy
+
+
+def _rule(card: dict[str, Any]) -> Rule:
+    """The Rule of a card. Raises KeyError, TypeError, ValueError for one that no training chooses."""
+    rule = Rule(**{**card, "schedule": Schedule(**card["schedule"])})
+    schedule = rule.schedule
+    counts = [1 if schedule.first is None else schedule.first, schedule.every, schedule.check]
+    if not all(type(n) is int and n >= 1 for n in (*counts, schedule.refactorisations + 1)):
+        raise ValueError("its schedule is no numbers of iterations")
+    if type(schedule.eager) is not bool or not isinstance(rule.parameters, dict):
+        raise TypeError("eager is neither true nor false, or parameters are no settings")
+    for value, most in ((rule.active, FURTHEST), (rule.inactive, FURTHEST), (schedule.alpha, 1.999)):
+        if type(value) not in (int, float) or not 1 / FURTHEST <= value <= most:
+            raise ValueError(f"{value!r:.40} is out of range")
+    check_settings(seam.load("osqp"), rule.parameters)
+    return rule

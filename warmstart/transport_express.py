@@ -73,7 +73,9 @@ def open_transport_express(
 ) -> TransportExpress | None:
     """The express call where there is one: compiled kernels, a network, masses alone that vary, a safe kernel."""
     fast, whole = kernels("marginal_kernels"), problem.n + problem.m
-    plain = bound.context.names[:2] == ("a", "b") and len(bound.context.varying) == whole
+    context, places = bound.context, np.arange(whole)
+    parts = (context.first, context.varying, context.source)
+    plain = context.names[:2] == ("a", "b") and all(np.array_equal(part, places) for part in parts)
     if fast is None or not (plain and bound.exact and isinstance(regressor, Network) and problem.ground.scales):
         return None
     return TransportExpress(fast, bound, problem, regressor, parameters)

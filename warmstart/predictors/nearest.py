@@ -22,6 +22,12 @@ class Search:
         return norms - self._points @ where
 
 
+def check_pairs(contexts: np.ndarray, outputs: np.ndarray) -> None:
+    """Raise ValueError unless there are contexts (N, k) and outputs (N, n_out), one for each."""
+    if contexts.ndim != 2 or outputs.ndim != 2 or len(contexts) != len(outputs) or not len(contexts):
+        raise ValueError("contexts and outputs are not two lists of one length")
+
+
 @dataclass(frozen=True, eq=False)
 class Nearest:
     """Training contexts (N, k) with their outputs (N, n_out); `project` (k, d) takes a context there, or is empty."""
@@ -32,6 +38,7 @@ class Nearest:
     search: Search = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_pairs(self.contexts, self.outputs)
         object.__setattr__(self, "search", Search(self.contexts, self.project))
 
     def __call__(self, context: np.ndarray) -> np.ndarray:

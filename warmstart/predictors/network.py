@@ -13,7 +13,7 @@ class Network:
 
     `project` (k, d / blocks) takes every block of the context, in turn, to k inputs: of two measures on one grid each.
     Shapes: weights1 (h, k blocks), bias1 (h,), weights2 (h, h), bias2 (h,), weights3 (r, h), bias3 (r,), stored in
-    float16 or float32.
+    float16 or float32. Raises ValueError for shapes that do not fit: compiled kernels look at no bounds.
     """
 
     project: np.ndarray
@@ -29,6 +29,11 @@ class Network:
     """The arrays in order as they are used: float32, the offset float64."""
 
     def __post_init__(self) -> None:
+        h, r, inputs = len(self.bias1), len(self.bias3), self.weights1.shape[-1]
+        shapes = ((h, inputs), (h,), (h, h), (h,), (r, h), (r,), (len(self.offset), r), (len(self.offset),))
+        (k, _), found = self.project.shape, [array.shape for name, array in vars(self).items() if name != "project"]
+        if found != list(shapes) or inputs % max(k, 1):
+            raise ValueError("the arrays of a Network do not fit together")
         stored = (
             self.project, self.weights1, self.bias1, self.weights2, self.bias2, self.weights3, self.bias3, self.basis,
         )  # fmt: skip

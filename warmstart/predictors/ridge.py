@@ -9,11 +9,19 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Ridge:
-    """offset (n_out,) + decode (n_out, r) @ (encode (r, d) @ context): exact for r = d, reduced-rank below."""
+    """offset (n_out,) + decode (n_out, r) @ (encode (r, d) @ context): exact for r = d, reduced-rank below.
+
+    Raises ValueError for other shapes: compiled kernels look at no bounds.
+    """
 
     encode: np.ndarray
     decode: np.ndarray
     offset: np.ndarray
+
+    def __post_init__(self) -> None:
+        (rank, _), outputs = self.encode.shape, len(self.offset)
+        if self.decode.shape != (outputs, rank) or self.offset.ndim != 1:
+            raise ValueError("the arrays of a Ridge do not fit together")
 
     def __call__(self, context: np.ndarray) -> np.ndarray:
         """The flat iterate (n_out,) for a standardised context (d,)."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from warmstart.predictors.nearest import Search
+from warmstart.predictors.nearest import Search, check_pairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,10 @@ class Votes:
     search: Search = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_pairs(self.contexts, self.sets)
         object.__setattr__(self, "search", Search(self.contexts, self.project))
+        if self.voters.shape != (1,) or not 1 <= self.voters[0] <= len(self.sets):
+            raise ValueError("there are not as many voters as contexts")
 
     def __call__(self, context: np.ndarray) -> np.ndarray:
         """The flat iterate (n_out,) for a standardised context (d,)."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from warmstart import adapter as seam
 from warmstart.adapter import Adapter, Iterate, Parameters, Screen, split
+from warmstart.atomic import replace_file
 from warmstart.context import Context, find
 from warmstart.errors import TrainingError
 from warmstart.families import Family
@@ -376,5 +377,6 @@ def _prepare(folder: Path | None, card: dict[str, Any]) -> Path | None:
     stamp = folder / "settings.sha256"
     if stamp.exists() and stamp.read_text() != key:
         raise TrainingError(f"{folder} holds an interrupted run of other settings; delete it or repeat those settings")
-    stamp.write_text(key)
+    with replace_file(stamp) as file:
+        file.write(key.encode())
     return folder
