@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     _transport(_add(commands, "transport", "learn a map from one measure to another, with its conjugates by L-BFGS"))
     _check(_add(commands, "check", "test a model file's claims again on fresh problems"))
     _certify(_add(commands, "certify", "put on a model file's card what share it solves in how many iterations"))
+    _doctor(_add(commands, "doctor", "what is installed here, and whether the solvers' traps are harmless"))
     return parser
 
 
@@ -139,6 +140,10 @@ def _certify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="FILE", help="the new model file (the same)")
     parser.add_argument("--force", action="store_true", help="overwrite a model file")
     _models_family(parser)
+
+
+def _doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", metavar="FILE", help="write what was found as JSON; - prints JSON only")
 
 
 def _models_family(parser: argparse.ArgumentParser) -> None:

@@ -243,6 +243,17 @@ def certify(options: Namespace) -> int:
     return DONE
 
 
+def doctor(options: Namespace) -> int:
+    """What is installed, and the self-test; failed where this package is not safe from a trap of a solver."""
+    from warmstart.doctor import examine, render
+
+    json_path = _json_target(options.json)
+    with bars() as progress:
+        data = examine(report=progress)
+    _give_out(render(data, _table), data, options.json, json_path)
+    return DONE if data["safe"] else FAILED
+
+
 def _use_data(options: Namespace) -> None:
     """Puts the folder of `--data` where families look, in this process and in those that it starts."""
     if options.data:
