@@ -159,12 +159,11 @@ def _quantile(level: float, a: int, b: int) -> float:
 
 
 def _rungs(counts: Sequence[int], total: int) -> tuple[Rung, ...]:
-    """The rungs from the first that holds a solved problem to the first that holds them all."""
-    rungs = []
+    """The rungs that hold more solved problems than the one below."""
+    rungs, below = [], 0
     for within in LADDER:
         found = sum(count <= within for count in counts)
-        if found:
+        if found > below:
             rungs.append(Rung(within, found, lower_bound(found, total)))
-        if found == len(counts):
-            break
+        below = found
     return tuple(rungs)
