@@ -18,6 +18,7 @@ from warmstart.certificate import (
     certify,
     choices,
     lower_bound,
+    measure,
     percent,
     upper_bound,
 )
@@ -116,6 +117,18 @@ def test_a_true_certificate_is_contradicted_by_chance_once_in_twenty_at_most() -
     made = {k: results([k])[0] for k in withins} | {10**7: results([], unsolved=1)[0]}
     draws = rng.choice([*withins, 10**7], size=(400, 300), p=chances)
     assert sum(bool(found.contradicted([made[int(k)] for k in row])) for row in draws) <= 20
+
+
+def test_results_do_not_depend_on_the_problems_before(model: Model) -> None:
+    """OSQP keeps the scaling of the problem that it was opened on."""
+    tuned = {tol: replace(p, predictor=None, refine=False) for tol, p in model.pipelines.items()}
+    plain = replace(model, pipelines=tuned, uncompiled={})
+    (name,) = choices(plain)
+    problems = list(SOURCE.sample(12, 3, "test"))
+    alone = [measure(plain, name, [problem])[0].total_iterations for problem in problems]
+    for order in (range(12), range(11, -1, -1)):
+        found = measure(plain, name, [problems[k] for k in order])
+        assert [result.total_iterations for result in found] == [alone[k] for k in order]
 
 
 def test_training_certifies_what_it_chose(model: Model) -> None:
