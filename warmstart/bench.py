@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
@@ -13,7 +13,7 @@ from warmstart.arms import Setting, refined_cold
 from warmstart.context import find as find_context
 from warmstart.curves import residual_curves
 from warmstart.errors import FamilyError
-from warmstart.families import Family
+from warmstart.families import Family, affordable, take
 from warmstart.model import Model, Pipeline, pretrained, shipped
 from warmstart.plan import CALLABLE_BUDGET
 from warmstart.progress import Report as Progress
@@ -122,18 +122,8 @@ def draw(family: Family, model: Model, request: Request) -> Draw:
         return Draw(take(family, request.instances, request.seed, "test"), train, [])
     if not family.has_trajectory:
         raise FamilyError(f"{family.name} has no consecutive problems; leave out --trajectory")
-    held = list(family.trajectory(_affordable(family, request.instances + 1, "test"), request.seed, "test"))
-    return Draw(held, train, list(family.trajectory(_affordable(family, LEAD, "train"), seed, "train")))
-
-
-def take(family: Family, count: int, seed: int, split: str) -> list[Any]:
-    """`count` independent problems, of a finite family as many as it has."""
-    return list(family.sample(_affordable(family, count, split), seed, split))
-
-
-def _affordable(family: Family, count: int, split: str) -> int:
-    counts: Mapping[str, int] = getattr(family, "counts", {})
-    return min(count, counts.get(split, count))
+    held = list(family.trajectory(affordable(family, request.instances + 1, "test"), request.seed, "test"))
+    return Draw(held, train, list(family.trajectory(affordable(family, LEAD, "train"), seed, "train")))
 
 
 def shipped_model(family: Family, solver: str) -> tuple[Model, str] | None:
@@ -179,7 +169,7 @@ def train_quickly(family: Family, adapter: Adapter, tol: float, progress: Progre
             raise OutOfTimeError
         progress(what, done, total)
 
-    samples = _affordable(family, SAMPLES, "train")
+    samples = affordable(family, SAMPLES, "train")
     return train(family, solver=adapter.name, tol=tol, samples=samples, predictor="ridge", report=watch)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from warmstart.bench import Request, bench, take
+from warmstart import certificate
+from warmstart.bench import Request, bench
 from warmstart.errors import FamilyError
-from warmstart.families import Family, family, names
+from warmstart.families import Family, family, names, take
 from warmstart.model import Model
 from warmstart.progress import Report as Progress
 from warmstart.progress import silent
@@ -45,7 +46,7 @@ def check(
     for tol in model.pipelines:
         request = Request(str(model.card["solver"]), tol, instances, seed=seed, label="the checked model")
         claims += _solving_claims(bench(source, model, request, progress=progress).json(), tol)
-    return claims
+    return claims + _certificate_claims(model, source, seed, progress)
 
 
 def card_family(model: Model) -> Family:
@@ -62,6 +63,21 @@ def _range_claim(model: Model, source: Family, seed: int) -> Claim:
     rejected = sum(bool(bound.locate(problem)[1]) for problem in problems)
     text = f"fresh problems out of range: at most {REJECTED:.0%}"
     return Claim(text, f"{rejected} of {len(problems)}", rejected <= REJECTED * len(problems))
+
+
+def _certificate_claims(model: Model, source: Family, seed: int, progress: Progress) -> list[Claim]:
+    """A Claim for each certificate, on as many fresh problems as it rests on."""
+    claims = []
+    for name, certified in certificate.certificates(model).items():
+        top = certified.headline
+        if top is None:
+            continue
+        results = certificate.measure(model, name, take(source, certified.problems, seed, "test"), progress)
+        wrong = certified.contradicted(results)
+        within = sum(r.solved and r.total_iterations <= top.within for r in results)
+        measured = "; ".join(wrong) or f"{within} of {len(results)}"
+        claims.append(Claim(f"certificate at {name}: at least {top} iterations", measured, not wrong))
+    return claims
 
 
 def _solving_claims(data: dict[str, Any], tol: float) -> list[Claim]:

@@ -72,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     _solve(_add(commands, "solve", "solve the problems of a file with a model"))
     _transport(_add(commands, "transport", "learn a map from one measure to another, with its conjugates by L-BFGS"))
     _check(_add(commands, "check", "test a model file's claims again on fresh problems"))
+    _certify(_add(commands, "certify", "put on a model file's card what share it solves in how many iterations"))
+    _doctor(_add(commands, "doctor", "what is installed here, and whether the solvers' traps are harmless"))
     return parser
 
 
@@ -139,10 +141,33 @@ def _solve(parser: argparse.ArgumentParser) -> None:
 
 def _check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="FILE", help="a model file or a shipped model's name")
-    parser.add_argument("--family", metavar="FAMILY", help="where it is no built-in one: .npz or module:attribute")
-    parser.add_argument("--app-dir", metavar="DIR", help="where module:attribute is imported from (.)")
     parser.add_argument("--instances", type=_instances, default=50, metavar="N", help="fresh problems (%(default)s)")
     parser.add_argument("--seed", type=_seed, default=1_000_001, help="of the fresh problems (%(default)s)")
+    _models_family(parser)
+
+
+def _certify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="FILE", help="a model file")
+    parser.add_argument(
+        "--instances",
+        type=_instances,
+        default=300,
+        metavar="N",
+        help="held-out problems: more certify more (%(default)s)",
+    )
+    parser.add_argument("--out", metavar="FILE", help="the new model file (the same)")
+    parser.add_argument("--force", action="store_true", help="overwrite a model file")
+    _models_family(parser)
+
+
+def _doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", metavar="FILE", help="write what was found as JSON; - prints JSON only")
+
+
+def _models_family(parser: argparse.ArgumentParser) -> None:
+    """Where a model's family comes from if its card alone does not say."""
+    parser.add_argument("--family", metavar="FAMILY", help="where it is no built-in one: .npz or module:attribute")
+    parser.add_argument("--app-dir", metavar="DIR", help="where module:attribute is imported from (.)")
     parser.add_argument("--data", metavar="DIR", help="folder of data that a family needs (WARMSTART_DATA)")
     parser.add_argument("--parameters", metavar="FILE", help=PARAMETERS_HELP)
     parser.set_defaults(set=[])

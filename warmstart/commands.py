@@ -11,6 +11,7 @@ from typing import Any
 
 from warmstart import model_file, policy_commands
 from warmstart.adapter import Status
+from warmstart.certificate import certificates
 from warmstart.cli import DONE, FAILED
 from warmstart.errors import FamilyError, MissingExtraError
 from warmstart.families import Family, description, family, find, maros_meszaros, names, read_problems
@@ -22,7 +23,7 @@ from warmstart.solve import Solver
 from warmstart.table import duration
 
 CONCLUSIVE = (Status.SOLVED, Status.INFEASIBLE, Status.UNBOUNDED)
-MEASURED = ("tol", "problems", "chosen", "against", "median time", "iterations")
+MEASURED = ("tol", "problems", "chosen", "against", "median time", "iterations", "certified")
 
 
 def demo(options: Namespace) -> int:
@@ -222,6 +223,45 @@ def check(options: Namespace) -> int:
     return DONE if all(claim.holds for claim in claims) else FAILED
 
 
+def certify(options: Namespace) -> int:
+    """A model file with certificates on its card; its arrays stay as they are, bit for bit."""
+    from warmstart.certificate import COUNTED, Certificate
+    from warmstart.certificate import certify as run
+    from warmstart.check import card_family
+    from warmstart.training import held_out
+
+    _use_data(options)
+    out = check_target(options.out or options.model, suffix=model_file.SUFFIX, new=not options.force)
+    model = load_model(options.model)
+    source = _source(options, str(model.card["solver"])) if options.family else card_family(model)
+    problems = held_out(source, int(model.card.get("seed", 0)), options.instances)
+    if not problems:
+        raise FamilyError(f"{source.name} has no validation problems but those that the model was chosen on")
+    with bars() as progress:
+        found = run(model, problems, progress)
+    stored, card = model_file.read(options.model)
+    model_file.write(out, stored, card | {"certificates": {**card.get("certificates", {}), **found}}, force=True)
+    rows = []
+    for name, entry in found.items():
+        certified = Certificate.restore(entry)
+        rungs = (", ".join(map(str, certified.rungs[kind])) for kind in COUNTED)
+        rows.append((name, f"{certified.solved} of {certified.problems}", str(certified.fallbacks), *rungs))
+    _print_table(("tol", "solved", "fallbacks", "certified in iterations", "in refinement steps"), rows)
+    print(f"{out}: {out.stat().st_size:,} bytes")
+    return DONE
+
+
+def doctor(options: Namespace) -> int:
+    """What is installed, and the self-test; failed where this package is not safe from a trap of a solver."""
+    from warmstart.doctor import examine, render
+
+    json_path = _json_target(options.json)
+    with bars() as progress:
+        data = examine(report=progress)
+    _give_out(render(data, _table), data, options.json, json_path)
+    return DONE if data["safe"] else FAILED
+
+
 def _use_data(options: Namespace) -> None:
     """Puts the folder of `--data` where families look, in this process and in those that it starts."""
     if options.data:
@@ -252,9 +292,10 @@ def _sizes(source: Family) -> str:
 def _model_rows(name: str, model: Model) -> list[tuple[str, ...]]:
     """One row for each tolerance and kind of problems that selection measured."""
     rows = []
+    certified = {tol: str(found.headline or "nothing") for tol, found in certificates(model).items()}
     for tol, kinds in model.card.get("measured", {}).items():
         for kind, race in kinds.items():
-            rows.append((name, tol, kind, *_race_row(race)))
+            rows.append((name, tol, kind, *_race_row(race), certified.get(tol, "") if kind == "independent" else ""))
     return rows
 
 

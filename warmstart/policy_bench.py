@@ -18,9 +18,9 @@ import numpy as np
 from warmstart import adapter as seam
 from warmstart.adapter import Parameters
 from warmstart.arms import arriving
-from warmstart.bench import Request, take
+from warmstart.bench import Request
 from warmstart.errors import FamilyError, TrainingError
-from warmstart.families import Family
+from warmstart.families import Family, take
 from warmstart.plan import Plan
 from warmstart.policies import Adaptive, Network, Policy, Rule
 from warmstart.policy_file import shipped_policy

@@ -9,19 +9,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from warmstart.errors import FamilyError
-from warmstart.families.family import Family
+from warmstart.families.family import Family, affordable, take
 from warmstart.families.problem_file import read_problems, write_problems
 from warmstart.families.user import ProblemsFamily, load_attribute, suggestion
 
 __all__ = [
     "Family",
     "ProblemsFamily",
+    "affordable",
     "description",
     "family",
     "find",
     "load_attribute",
     "names",
     "read_problems",
+    "take",
     "write_problems",
 ]
 

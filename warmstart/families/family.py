@@ -69,6 +69,17 @@ class Family(Protocol, metaclass=FamilyClass):
         return iterate
 
 
+def affordable(family: Family, count: int, split: str) -> int:
+    """The count, or what a finite family has of a split where that is less."""
+    counts: Mapping[str, int] = getattr(family, "counts", {})
+    return min(count, counts.get(split, count))
+
+
+def take(family: Family, count: int, seed: int, split: str) -> list[Any]:
+    """`count` independent problems, of a finite family as many as it has."""
+    return list(family.sample(affordable(family, count, split), seed, split))
+
+
 def stream(name: str, split: str, seed: int) -> np.random.Generator:
     """The generator of these three arguments. Raises FamilyError for an unknown split or a negative seed."""
     if split not in SPLITS:

@@ -17,9 +17,10 @@ import numpy as np
 from warmstart import adapter as seam
 from warmstart.adapter import Adapter, Iterate, Parameters, Screen, split
 from warmstart.atomic import replace_file
+from warmstart.certificate import PROBLEMS, UNCOMPILED, certify
 from warmstart.context import Context, find
 from warmstart.errors import TrainingError
-from warmstart.families import Family
+from warmstart.families import Family, affordable, take
 from warmstart.fast import kernels, without
 from warmstart.model import Model, Pipeline
 from warmstart.plan import Plan
@@ -39,6 +40,7 @@ TUNING = 15
 BATCHES = 12  # validation problems that are batches of points
 TRAJECTORY = 60
 CALIBRATION = 1000
+HELD_OUT = 2_000_003  # added to the seed for the problems of certificates
 LABEL_FACTOR = 1e-2  # labels are solved to this fraction of the tightest tolerance
 
 
@@ -108,19 +110,46 @@ def train(
         screen = _fit_hints(names, adapter, solved, iterates, context, data, seed, regressors)
     shift = _shift(source, adapter, problems.trajectory, context)
     model = Model(card, context, adapter.code(plain[0]), regressors, {}, screen, shift=shift)
-    judge = Solver(sample[0], Plan(tuned[tols[0]].parameters), solver=adapter.name, tol=tols[0])
-    validation, trajectory = (
-        [p for p in some if judge.solve(p).solved] for some in (problems.validation, problems.trajectory)
-    )
-    if not validation:
-        raise TrainingError(f"{adapter.name} solves none of the {len(problems.validation)} validation problems")
+    validation, trajectory = _solved_held(adapter, problems, sample[0], tuned[tols[0]], tols[0])
     settings = [Setting(adapter, t, validation, trajectory, tuned[t], seed, lambda: None) for t in tols]
     pipelines, uncompiled, measured = _choose(settings, model, report)
-    chosen = [*pipelines.values(), *uncompiled.values()]
+    model = replace(model, pipelines=pipelines, uncompiled=uncompiled)
+    if predictor in ("auto", "unrolled"):
+        model = _without_unused(model)
+    certificates = certify(model, held_out(source, seed, min(len(problems.train), PROBLEMS)), report)
+    card |= {"measured": measured, "certificates": certificates, "training_seconds": perf_counter() - begin}
+    return replace(model, card=card)
+
+
+def _solved_held(
+    adapter: Adapter, problems: Problems, head: Any, tuned: Tuned, tol: float
+) -> tuple[list[Any], list[Any]]:
+    """The problems for validation and of the trajectory that the tuned solver solves. Raises TrainingError for none."""
+    judge = Solver(head, Plan(tuned.parameters), solver=adapter.name, tol=tol)
+    validation = [problem for problem in problems.validation if judge.solve(problem).solved]
+    if not validation:
+        raise TrainingError(f"{adapter.name} solves none of the {len(problems.validation)} validation problems")
+    return validation, [problem for problem in problems.trajectory if judge.solve(problem).solved]
+
+
+def _without_unused(model: Model) -> Model:
+    """The model without the predictors that no pipeline uses."""
+    chosen = [*model.pipelines.values(), *model.uncompiled.values()]
     used = {pipeline.predictor for pipeline in chosen} | {pipeline.metric for pipeline in chosen}
-    kept = {name: r for name, r in regressors.items() if name in used or predictor not in ("auto", "unrolled")}
-    card |= {"measured": measured, "training_seconds": perf_counter() - begin}
-    return replace(model, card=card, predictors=kept, pipelines=pipelines, uncompiled=uncompiled)
+    return replace(model, predictors={name: r for name, r in model.predictors.items() if name in used})
+
+
+def held_out(family: Family, seed: int, count: int = PROBLEMS) -> list[Any]:
+    """Independent validation problems for the certificates of a model that was trained with this seed.
+
+    Of a finite family those that selection has not seen: as many as there are, none in a small one.
+    """
+    if not hasattr(family, "counts"):
+        return take(family, count, seed + HELD_OUT, "validation")
+    seen = [*take(family, VALIDATION, seed, "validation"), *_trajectory(family, seed)]
+    known = {id(problem) for problem in seen}
+    left = [p for p in take(family, count + len(seen), seed + HELD_OUT, "validation") if id(p) not in known]
+    return left[:count]
 
 
 def _choose(
@@ -134,7 +163,7 @@ def _choose(
         pipelines[tol], measured[f"{tol:g}"] = choose(ticking, model, model.screen is not None)
         if kernels() is not None and getattr(setting.adapter, "kernels", True):
             with without():
-                uncompiled[tol], measured[f"{tol:g} uncompiled"] = choose(ticking, model, model.screen is not None)
+                uncompiled[tol], measured[f"{tol:g}{UNCOMPILED}"] = choose(ticking, model, model.screen is not None)
         tick.finish()
     return pipelines, uncompiled, measured
 
@@ -202,7 +231,7 @@ def _draw(source: Any, samples: int, seed: int) -> Problems:
     """All problems; of a user's finite family as many as there are. Samples of batches are their points."""
     if samples < 10:
         raise TrainingError(f"samples is {samples}; training needs at least 10")
-    counts, size = getattr(source, "counts", {}), points(source)
+    size = points(source)
     if size > 1:
         return Problems(
             list(source.sample(max(-(-samples // size), BATCHES), seed, "train")),
@@ -210,16 +239,19 @@ def _draw(source: Any, samples: int, seed: int) -> Problems:
             list(source.sample(-(-CALIBRATION // size), seed + 1, "validation")),
             [],
         )
+    return Problems(
+        take(source, samples, seed, "train"),
+        take(source, VALIDATION, seed, "validation"),
+        take(source, CALIBRATION, seed + 1, "validation"),
+        _trajectory(source, seed),
+    )
 
-    def take(count: int, split: str, offset: int = 0) -> list[Any]:
-        return list(source.sample(min(count, counts.get(split, count)), seed + offset, split))
 
-    trajectory: list[Any] = []
-    if source.has_trajectory:
-        length = min(TRAJECTORY + 1, counts.get("validation", TRAJECTORY + 1))
-        trajectory = list(source.trajectory(length, seed, "validation"))
-    calibration = take(CALIBRATION, "validation", offset=1)
-    return Problems(take(samples, "train"), take(VALIDATION, "validation"), calibration, trajectory)
+def _trajectory(source: Any, seed: int) -> list[Any]:
+    """The consecutive problems of selection; none where a family has none."""
+    if not source.has_trajectory:
+        return []
+    return list(source.trajectory(affordable(source, TRAJECTORY + 1, "validation"), seed, "validation"))
 
 
 def _tune(adapter: Adapter, problems: Sequence[Any], tol: float, report: Report) -> Tuned:
