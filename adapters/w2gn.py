@@ -106,7 +106,7 @@ class W2GNAdapter:
     max_iterations = 2000
     extra = None
     package = "optax"
-    ranges = {"rate": (1e-6, 1.0), "cycle": (1e-3, 1e3)}  # noqa: RUF012
+    ranges = {"rate": (1e-6, 1.0), "cycle": (1e-3, 1e3), "check": (1, 1000)}  # noqa: RUF012
     grid = (
         {"begin": ("scratch", "identity", "mean", "gaussian")},
         {"rate": (3e-3, 1e-2, 2e-2, 4e-2)},
@@ -117,7 +117,7 @@ class W2GNAdapter:
     variants: Mapping[str, Parameters] = {}
     continuous = ()
     sweeping = ()
-    starting = ({"rate": (3e-3, 1e-2, 2e-2, 4e-2)},)
+    starting = ({"rate": (1e-2, 2e-2, 4e-2)}, {"check": (5, 10, 25)})
     check = None
     on_request = ()
     kernels = False
@@ -177,12 +177,8 @@ class W2GNAdapter:
     def steps(self, problem: Wasserstein2, context: Any, parameters: Parameters) -> None:
         return None
 
-    def mirrored(self, problem: Wasserstein2, iterate: Iterate) -> tuple[Wasserstein2, Iterate]:
-        """The map back."""
-        swapped = problem.replace(source=problem.target, target=problem.source)
-        names = [slot.removeprefix("forward_") for slot in iterate if slot.startswith("forward_")]
-        pairs = {"forward": "backward", "backward": "forward"}
-        return swapped, {f"{side}_{name}": iterate[f"{pairs[side]}_{name}"] for side in SIDES for name in names}
+    def mirrored(self, problem: Wasserstein2, iterate: Iterate) -> None:
+        return None
 
     def engine(self, problem: Wasserstein2, context: Any, screen: Any) -> None:
         return None

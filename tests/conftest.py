@@ -164,7 +164,7 @@ def _w2gn() -> Examples:
         return x + rng.standard_normal(2), y + 0.2 * np.abs(y)
 
     problems = [Wasserstein2(*pair(), hidden=8) for _ in range(5)]
-    return Examples(problems, 0.03, {"rate": 0.02, "check": 5}, exact=1.0)
+    return Examples(problems, 0.03, {"rate": 0.02, "check": 10}, exact=1.0)
 
 
 EXAMPLES: dict[str, Callable[[], Examples]] = {

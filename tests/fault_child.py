@@ -232,25 +232,25 @@ def solve_osqp_with_a_policy(begun: Callable[[], None]) -> None:
 
 
 def solve_scs(begun: Callable[[], None]) -> None:
-    from tests.conftest import EXAMPLES
+    from conftest import EXAMPLES
 
     never(EXAMPLES["scs"]().problems[0], begun)
 
 
 def solve_ista(begun: Callable[[], None]) -> None:
-    from tests.conftest import EXAMPLES
+    from conftest import EXAMPLES
 
     never(EXAMPLES["ista"]().problems[0], begun)
 
 
 def solve_sinkhorn(begun: Callable[[], None]) -> None:
-    from tests.conftest import EXAMPLES
+    from conftest import EXAMPLES
 
     never(EXAMPLES["sinkhorn"]().problems[0], begun)
 
 
 def solve_conjugate(begun: Callable[[], None]) -> None:
-    from tests.conftest import EXAMPLES
+    from conftest import EXAMPLES
 
     never(EXAMPLES["conjugate"]().problems[0], begun)
 

@@ -9,8 +9,8 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from conftest import EXAMPLES
 
-from tests.conftest import EXAMPLES
 from warmstart import Model, Result, Solver, adapter, model_file
 from warmstart.context import find
 from warmstart.model import Pipeline

@@ -166,11 +166,9 @@ def differences(result: Result, cold: Result, exact: Result, tol: float, plan: P
         found.append("cost")
     if result.fallback and result.fallback_iterations != cold.iterations:
         found.append("not fresh")
-    if (
-        result.solved
-        and exact.solved
-        and abs(result.objective - exact.objective) > 10 * tol * (1 + abs(exact.objective))
-    ):
+    unit = getattr(result.problem, "variance", 1.0)
+    apart, size = abs(result.objective - exact.objective) / unit, 1 + abs(exact.objective) / unit
+    if result.solved and exact.solved and apart > 10 * tol * size:
         found.append("objective")
     if result.status in EXPECTED.values() and not result.certificate:
         found.append("no proof")

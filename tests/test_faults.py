@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import random_qp
 
 import warmstart as ws
-from tests.conftest import random_qp
 from warmstart import QP, Model, families, model_file
 from warmstart.cli import INTERRUPTED, USAGE, main
 from warmstart.errors import ModelFileError

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import EXAMPLES
+from file_cases import Case, case, spoil_bytes, spoil_content, stored
 
 import warmstart as ws
-from tests.conftest import EXAMPLES
-from tests.file_cases import Case, case, spoil_bytes, spoil_content, stored
 from warmstart import Solver, dual, model, model_file, policy_file
 from warmstart.adapter import ACCEPT
 from warmstart.adapters import ADAPTERS

@@ -200,7 +200,8 @@ def test_what_ends_a_program_is_no_bad_start(solver: str, examples: Examples, er
 def test_a_time_limit_covers_the_prediction(solver: str, examples: Examples, good: bool) -> None:
     """A predictor that takes all of the time leaves none to the solver; its start counts if it is an answer."""
     problem, tol, limit = examples.problems[0], examples.tol, 1e-3
-    cold = Solver(problem, solver=solver, tol=tol / 100, max_iterations=LIMIT).solve()
+    tight = examples.exact * tol
+    cold = Solver(problem, solver=solver, tol=tight, max_iterations=LIMIT).solve()
     rng = np.random.default_rng(0)
     start = {slot: v + (0.0 if good else rng.standard_normal(v.shape)) for slot, v in cold.iterate.items()}
 
@@ -208,7 +209,7 @@ def test_a_time_limit_covers_the_prediction(solver: str, examples: Examples, goo
         time.sleep(5 * limit)
         return Start(start)
 
-    options: Any = {"solver": solver, "tol": tol if good else tol / 100, "max_iterations": LIMIT}
+    options: Any = {"solver": solver, "tol": tol if good else tight, "max_iterations": LIMIT}
     result = Solver(problem, slow, time_limit=limit, **options).solve()
     assert result.seconds["predict"] >= 5 * limit
     if good:

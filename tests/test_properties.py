@@ -191,7 +191,7 @@ def test_a_start_at_the_optimum_costs_at_most_one_check(
 ) -> None:
     problem = data.draw(of.problems)
     cold(problem, tol)
-    exact = cold(problem, tol / 100, max_iterations=200_000)
+    exact = cold(problem, EXAMPLES[adapted.name]().exact * tol, max_iterations=200_000)
     start = Start(exact.iterate, often(adapted))
     result = solve(problem, start, tol=tol, verify=verify)
     assert result.solved and result.start_used
@@ -450,6 +450,8 @@ def random_model(
         "ridge": ((2, d), (size, 2), (size,)),
         "mlp": ((2, d), (size, 2), (size,), (5, d), (5,), (5, 5), (5,), (2, 5), (2,), (size, 2)),
     }
-    regressor = KINDS[kind](*(rng.standard_normal(shape).astype(np.float32) for shape in shapes[kind]))
+    wide = {(size,): np.float64}  # offsets, and constants
+    drawn = [rng.standard_normal(shape).astype(wide.get(shape, np.float32)) for shape in shapes[kind]]
+    regressor = KINDS[kind](*drawn)
     pipeline = Pipeline(kind, False, {}, dict(EXAMPLES[solver]().parameters), int(rng.integers(1, 300)), 4000)
     return Model({"solver": solver, "family": "drawn"}, context, code, {kind: regressor}, {tol: pipeline})

@@ -76,6 +76,8 @@ def test_every_command_is_shown() -> None:
         "solve",
         "transport",
         "check",
+        "certify",
+        "doctor",
     }
 
 

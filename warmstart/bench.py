@@ -13,7 +13,7 @@ from warmstart.arms import Setting, refined_cold
 from warmstart.context import find as find_context
 from warmstart.curves import residual_curves
 from warmstart.errors import FamilyError
-from warmstart.families import Family, affordable, take
+from warmstart.families import Family, affordable, take, tuning_problems
 from warmstart.model import Model, Pipeline, pretrained, shipped
 from warmstart.plan import CALLABLE_BUDGET
 from warmstart.progress import Report as Progress
@@ -117,7 +117,7 @@ def _with_photograph(report: Report, family: Any, model: Model, train: list[Any]
 def draw(family: Family, model: Model, request: Request) -> Draw:
     """The problems of one bench. Raises FamilyError where there are no consecutive ones."""
     seed = int(model.card.get("seed", 0))
-    train = take(family, stored(family), seed, "train")
+    train = tuning_problems(family, stored(family), seed)
     if not request.trajectory:
         return Draw(take(family, request.instances, request.seed, "test"), train, [])
     if not family.has_trajectory:

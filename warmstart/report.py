@@ -171,7 +171,7 @@ def compare(
 
 
 def _training_problems(model: Model) -> list[Any]:
-    from warmstart.families import family, names
+    from warmstart.families import family, names, tuning_problems
 
     name, settings = model.card.get("family", ""), model.card.get("settings", {})
     if name not in names():
@@ -179,7 +179,7 @@ def _training_problems(model: Model) -> list[Any]:
             f"{name!r} is no built-in family; pass train=..., some problems that the model was trained on"
         )
     source = family(name, **settings)
-    return list(source.sample(stored(source), model.card["seed"], "train"))
+    return tuning_problems(source, stored(source), model.card["seed"])
 
 
 def stored(source: Any) -> int:

@@ -17,7 +17,7 @@ from warmstart.result import Result
 BLOCK = 10  # problems that an arm solves in a row
 LEAD = 4  # problems that it solves untimed before them
 SLOW = 2e-3  # seconds of a solve, beyond which one is enough: caches are no part of it
-LONG = 5.0  # seconds of a pass, after which an arm has no other
+LONG = 1.5  # seconds of a pass, after which an arm has no other
 Solve = Callable[[Any], Result]
 """From a problem to its Result, all that a user would pay for inside."""
 

@@ -153,8 +153,8 @@ class Wasserstein2:
 
     @cached_property
     def unmoved(self) -> float:
-        """The excess that is left when the source is only moved to the target's mean and scaled to its variance."""
-        return excess(self, self.slices.source)
+        """The larger residual of the potentials that a cold run begins with."""
+        return max(measure(self, scratch(self)))
 
     def forward(self, x: Any, **iterate: np.ndarray) -> np.ndarray:
         """(K, d) Where the map takes points (K, d) of the source."""

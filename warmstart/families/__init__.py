@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from warmstart.errors import FamilyError
-from warmstart.families.family import Family, affordable, take
+from warmstart.families.family import Family, affordable, take, tuning_problems
 from warmstart.families.problem_file import read_problems, write_problems
 from warmstart.families.user import ProblemsFamily, load_attribute, suggestion
 
@@ -24,6 +24,7 @@ __all__ = [
     "names",
     "read_problems",
     "take",
+    "tuning_problems",
     "write_problems",
 ]
 

@@ -80,6 +80,12 @@ def take(family: Family, count: int, seed: int, split: str) -> list[Any]:
     return list(family.sample(affordable(family, count, split), seed, split))
 
 
+def tuning_problems(family: Any, count: int, seed: int) -> list[Any]:
+    """`count` training problems that solvers are tuned on; `family.tuning` gives them where those for training differ."""
+    own = getattr(family, "tuning", None)
+    return list(own(count, seed)) if own else take(family, count, seed, "train")
+
+
 def stream(name: str, split: str, seed: int) -> np.random.Generator:
     """The generator of these three arguments. Raises FamilyError for an unknown split or a negative seed."""
     if split not in SPLITS:

@@ -21,10 +21,8 @@ SIDE = 256
 """Pixels along the longer side that photographs are reduced to."""
 SHARE = 0.5
 """Of each side of a photograph, what a crop has at least."""
-PLAIN = 100
-"""Pairs at the beginning of the training split that are as photographed: solvers are tuned on these."""
 RECOLOURED, JOINED = 0.8, 0.3
-"""Share of the later ones whose colours are changed at random, and of those that are two crops in one."""
+"""Share of the crops for training whose colours are changed at random, and of those that are two crops in one."""
 PHOTOGRAPHS: Mapping[str, Sequence[tuple[str, str]]] = {
     "train": [
         ("skimage", "data/astronaut.png"),
@@ -78,14 +76,22 @@ class Palettes(ABC):
         """`count` problems."""
         return (pair.problem for pair in self.pairs(count, seed, split))
 
+    def tuning(self, count: int, seed: int) -> Iterator[Wasserstein2]:
+        """`count` problems of the photographs for training as they are: what solvers are tuned on."""
+        return (
+            pair.problem for pair in self._pairs(count, stream(f"{self.name} tuning", "train", seed), "train", False)
+        )
+
     def pairs(self, count: int, seed: int, split: str) -> Iterator[Pair]:
-        """The same problems with their images."""
-        generator = stream(self.name, split, seed)
+        """The same problems as `sample` has, with their images."""
+        return self._pairs(count, stream(self.name, split, seed), split, split == "train")
+
+    def _pairs(self, count: int, generator: np.random.Generator, split: str, varied: bool) -> Iterator[Pair]:
         photographs = self.photographs(split)
-        for k in range(count):
+        for _ in range(count):
             chosen = generator.choice(len(photographs), 2, replace=False)
             source, target = (_crop(photographs[which], generator) for which in chosen)
-            if split == "train" and k >= PLAIN:
+            if varied:
                 source, target = (_varied(image, photographs, generator) for image in (source, target))
             drawn = (
                 image[generator.integers(len(image), size=self.points)] for image in map(_pixels, (source, target))

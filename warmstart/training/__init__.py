@@ -20,7 +20,7 @@ from warmstart.atomic import replace_file
 from warmstart.certificate import PROBLEMS, UNCOMPILED, certify
 from warmstart.context import Context, find
 from warmstart.errors import TrainingError
-from warmstart.families import Family, affordable, take
+from warmstart.families import Family, affordable, take, tuning_problems
 from warmstart.fast import kernels, without
 from warmstart.model import Model, Pipeline
 from warmstart.plan import Plan
@@ -87,7 +87,8 @@ def train(
     learners = getattr(adapter, "learners", lambda *_: {})(plain, context.bind(plain[0]))
     known = [*fitters(losses), *encoders, *learners]
     names = _predictor_names(predictor, known, getattr(adapter, "on_request", ()))
-    sample = _solvable(adapter, problems.train)[: BATCHES // 2 if points(source) > 1 else TUNING]
+    ours = tuning_problems(source, 4 * TUNING, seed) if hasattr(source, "tuning") else problems.train
+    sample = _solvable(adapter, ours)[: BATCHES // 2 if points(source) > 1 else TUNING]
     tuned = {t: _tune(adapter, sample, t, report) for t in tols}
     card = _card(source, adapter, tols, samples, seed, predictor)
     regressors: dict[str, Regressor] = {}

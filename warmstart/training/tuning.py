@@ -16,6 +16,7 @@ from warmstart.stopwatch import one_blas_thread, quiet_collector
 PASSES = 2
 TAIL = 0.2  # weight of the mean beside the median: a fast median with a heavy tail is no good baseline
 PATIENCE = 5  # times the solver's own iteration limit, before anything was solved
+SLOW = 1e-2  # median seconds of a solve, from which one pass is enough
 FACTORS = (0.3, 0.55, 0.75, 1.33, 1.8, 3.3)
 SLACK = 4  # a candidate may take so many times the best one's iterations before it is given up
 
@@ -102,6 +103,9 @@ def _cost(
     workspace = adapter.open(problems[0], parameters)
     seconds, iterations = np.empty((PASSES, len(problems))), np.empty(len(problems))
     for k in range(PASSES):
+        if k and np.median(seconds[0]) > SLOW:
+            seconds = seconds[:1]
+            break
         for i, problem in enumerate(problems):
             begin = process_time()
             workspace.update(problem)
