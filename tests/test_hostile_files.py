@@ -109,6 +109,9 @@ def test_damaged_files_are_equal_or_refused() -> None:
 
 # Edits, with a right checksum
 
+SLOWER = {"w2gn": 8}
+"""Solvers whose solves take so many times longer that fewer files are edited."""
+
 
 @pytest.mark.parametrize("solver", available())
 def test_an_edited_model_is_refused_or_changes_no_answer(
@@ -117,7 +120,7 @@ def test_an_edited_model_is_refused_or_changes_no_answer(
     monkeypatch.chdir(tmp_path)
     cases = case(solver)
     with counted(f"edited models of {solver}") as outcomes:
-        for k in range(EDITS // len(available())):
+        for k in range(EDITS // len(available()) // SLOWER.get(solver, 1)):
             rng = np.random.default_rng([2, k])
             edited = _written(*cases.files[k % len(cases.files)], rng)
             outcomes["refused" if edited is None else _outcome(cases, edited, rng, k)] += 1

@@ -81,7 +81,7 @@ def take(family: Family, count: int, seed: int, split: str) -> list[Any]:
 
 
 def tuning_problems(family: Any, count: int, seed: int) -> list[Any]:
-    """`count` training problems that solvers are tuned on; `family.tuning` gives them where those for training differ."""
+    """`count` training problems that solvers are tuned on: by `family.tuning`, where those for training are others."""
     own = getattr(family, "tuning", None)
     return list(own(count, seed)) if own else take(family, count, seed, "train")
 
