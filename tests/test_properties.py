@@ -450,7 +450,7 @@ def random_model(
         "ridge": ((2, d), (size, 2), (size,)),
         "mlp": ((2, d), (size, 2), (size,), (5, d), (5,), (5, 5), (5,), (2, 5), (2,), (size, 2)),
     }
-    wide = {(size,): np.float64}  # offsets, and constants
+    wide: dict[tuple[int, ...], Any] = {(size,): np.float64}  # offsets, and constants
     drawn = [rng.standard_normal(shape).astype(wide.get(shape, np.float32)) for shape in shapes[kind]]
     regressor = KINDS[kind](*drawn)
     pipeline = Pipeline(kind, False, {}, dict(EXAMPLES[solver]().parameters), int(rng.integers(1, 300)), 4000)
