@@ -41,7 +41,10 @@ def run_rows(problem: Conjugate, start: np.ndarray, settings: Parameters, tol: f
 
 
 def run_scipy(problem: Conjugate, start: np.ndarray, settings: Parameters, tol: float, limit: int) -> Part:
-    """Row after row by SciPy's L-BFGS-B, in the metric's units."""
+    """Row after row by SciPy's L-BFGS-B, in the metric's units.
+
+    Where its line search gives up at the rounding of f, short of the tolerance, the compiled one goes on.
+    """
     from scipy.optimize import minimize
 
     from warmstart.potentials.gradients import gradients
@@ -79,6 +82,11 @@ def run_scipy(problem: Conjugate, start: np.ndarray, settings: Parameters, tol: 
             x[k] = begin + root @ last[0]
             gradient[k] = last[1] + y
             met[k] = np.abs(last[1]).max() <= scale
+    short = ~met & (counts < limit) & np.isfinite(x).all(axis=1)
+    if short.any():
+        rest = run_rows(problem.renewed(problem.rows[short]), x[short], settings, tol, limit - int(counts[short].max()))
+        x[short], met[short], counts[short] = rest.x, rest.met, counts[short] + rest.counts
+        gradient[short] = gradients(problem.known.partial, x[short])[1]
     return _part((x, gradient), (start, first), counts, met, limit)
 
 
