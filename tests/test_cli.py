@@ -192,7 +192,7 @@ def test_bench_prints_json_only(capsys: Capture, model: str) -> None:
 def test_bench_of_a_trajectory_writes_its_files(capsys: Capture, model: str, tmp_path: Path) -> None:
     report, picture = tmp_path / "report.json", tmp_path / "report.png"
     report.write_text("old")
-    files = ("--json", str(report), "--plot", str(picture))
+    files = ("--json", str(report), "--plot", str(picture), "--force")
     assert main(["bench", *SMALL, "--model", model, "--instances", "5", "--trajectory", *files]) == DONE
     out, err = capsys.readouterr()
     assert "previous" in out

@@ -192,4 +192,4 @@ def untrained(family: Family, adapter: Adapter, tol: float) -> Model:
         cold_budget=limit,
     )
     card = {"family": family.name, "settings": dict(family.settings), "solver": adapter.name, "seed": 0}
-    return Model(card, context, adapter.slots(problems[0]), {}, {tol: pipeline})
+    return Model(card, context, adapter.code(problems[0]), {}, {tol: pipeline})

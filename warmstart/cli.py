@@ -156,12 +156,13 @@ def _certify(parser: argparse.ArgumentParser) -> None:
         help="held-out problems: more certify more (%(default)s)",
     )
     parser.add_argument("--out", metavar="FILE", help="the new model file (the same)")
-    parser.add_argument("--force", action="store_true", help="overwrite a model file")
+    _force(parser)
     _models_family(parser)
 
 
 def _doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="write what was found as JSON; - prints JSON only")
+    _force(parser)
 
 
 def _models_family(parser: argparse.ArgumentParser) -> None:

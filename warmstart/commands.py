@@ -255,7 +255,7 @@ def doctor(options: Namespace) -> int:
     """What is installed, and the self-test; failed where this package is not safe from a trap of a solver."""
     from warmstart.doctor import examine, render
 
-    json_path = _json_target(options.json)
+    json_path = _json_target(options)
     with bars() as progress:
         data = examine(report=progress)
     _give_out(render(data, _table), data, options.json, json_path)
@@ -318,11 +318,12 @@ def _plot_target(options: Namespace) -> Path | None:
     """The picture's path; nothing may be where it and those beside it go."""
     from warmstart.denoise import denoised_path
     from warmstart.strip import strip_path
+    from warmstart.transfer import transfer_path
 
     if not options.plot:
         return None
     path = check_target(options.plot, new=not options.force)
-    for other in (strip_path(path), denoised_path(path)):
+    for other in (strip_path(path), denoised_path(path), transfer_path(path)):
         check_target(str(other), new=not options.force)
     return path
 
