@@ -110,11 +110,8 @@ def _coordinates(outputs: int, units: int) -> int:
 def _constants(measures: Measures, units: int) -> tuple[Any, ...]:
     """Points, descriptions, and the weights and biases that predictions are added to."""
     d = measures.points.shape[2]
-    return tuple(jnp.asarray(a, dtype=jnp.float32) for a in (*_known(measures), *residual_network(d, units)))
-
-
-def _known(measures: Measures) -> tuple[np.ndarray, np.ndarray]:
-    return measures.points, measures.described
+    known = (measures.points, measures.described, *residual_network(d, units))
+    return tuple(jnp.asarray(array, dtype=jnp.float32) for array in known)
 
 
 def _drawn(measures: Measures, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
