@@ -7,7 +7,7 @@ import pytest
 from conftest import random_qp
 from hostility import WordlessError
 
-from warmstart import QP, Start, adapter, solve
+from warmstart import QP, Solver, Start, adapter, solve
 from warmstart.adapter import Residual
 from warmstart.guard import INFLATION, conform, credible, data_size, judge
 
@@ -193,3 +193,17 @@ def test_a_large_answer_is_believed_where_its_residuals_are_small() -> None:
     exact = Start({"x": np.array([0.0, 1e6, -3e6]), "y": np.array([0.0, 0.5, 0.0])})
     assert solve(qp, exact, tol=1e-6).start_used
     assert solve(qp, start, tol=1e-6).solved
+
+
+@pytest.mark.parametrize("unit", [1.0, 100.0])
+@pytest.mark.parametrize(("size", "refused"), [(50.0, False), (1e3, True), (1e9, True)])
+def test_a_start_out_of_all_proportion_is_worth_no_run(unit: float, size: float, refused: bool) -> None:
+    """By its own size it is better than a cold one; by that of the data, in any unit, it is not."""
+    qp = QP(np.eye(2), [-unit, -unit], [[1.0, 1.0]], [-np.inf], [10 * unit])
+    start = Start({"x": np.full(2, size * unit), "y": np.full(1, -size * unit / 2)})
+    assert 0 < OSQP.residual(qp, start.iterate, 1e-6).merit < 1
+    solver = Solver(qp, lambda problem: start, tol=1e-6)
+    for _ in range(2):
+        result = solver.solve()
+        assert result.solved and result.start_used is not refused
+        assert not refused or result.reason == "the start's residuals are out of proportion to the data"

@@ -422,3 +422,19 @@ def test_a_time_limit_leaves_out_the_compiled_iterations() -> None:
     solver = Solver(head, with_network(), tol=1e-12, time_limit=1e-9)
     result = solver.solve(a=head.a.copy(), b=head.b.copy())
     assert result.refine_steps == 0
+
+
+@compiled
+@pytest.mark.parametrize("limit", [None, 60.0])
+def test_without_the_compiled_call_the_solver_may_take_as_many_iterations_itself(limit: float | None) -> None:
+    """Single precision, lists, and time limits are for the flow: what the model promises is no less there."""
+    given, model = problems(10, 2), with_sweeps(with_network(), sweeps=200, plain=200)
+    model = replace(model, pipelines={tol: replace(p, budget=1) for tol, p in model.pipelines.items()})
+    express, flow = (Solver(given[0], model, tol=1e-6, time_limit=seconds) for seconds in (None, limit))
+    longest = 0
+    for problem in given:
+        a, b = problem.a.astype(np.float32), problem.b.astype(np.float32)
+        ours, theirs = express.solve(problem), flow.solve(a=a if limit is None else problem.a, b=b)
+        assert ours.start_used == theirs.start_used and not (ours.fallback or theirs.fallback)
+        longest = max(longest, theirs.iterations)
+    assert longest > 1

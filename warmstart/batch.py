@@ -9,7 +9,6 @@ import numpy as np
 
 from warmstart.adapter import ACCEPT, Outcome, Residual, Start, Status
 from warmstart.clock import Clock
-from warmstart.guard import judge
 from warmstart.plan import previous_start
 from warmstart.result import Result
 from warmstart.solve import Solver
@@ -78,7 +77,7 @@ def _begin(solver: Solver, problem: Any, clock: Clock) -> tuple[Start | None, Re
         start = Start(engine.code(problem, start.hint), start.parameters, layers=start.layers)
     residual = None
     if start and start.iterate and solver.plan.guarded:
-        residual, reason = judge(solver.adapter, problem, start.iterate, solver.tol, residual)
+        residual, reason = solver._judge(problem, start, residual)
         clock.lap("guard")
     return None if reason else start, residual, reason
 
@@ -91,7 +90,7 @@ def _run(solver: Solver, alike: list[Waiting]) -> dict[int, Result]:
     """Results by place of one run from starts with the same parameters; their status is our word."""
     adapter: Any = solver.adapter
     head = alike[0].start
-    budget = solver.plan.budget if head else solver.plan.cold_budget
+    budget = solver.plan.granted(head) if head else solver.plan.cold_budget
     limit = solver.max_iterations if budget is None else min(budget, solver.max_iterations)
     parameters = dict(solver.plan.parameters) | dict(head.parameters if head else {})
     clock, results = Clock(), {}

@@ -125,7 +125,7 @@ def credible(residual: Residual, tol: float, size: float) -> bool:
     """Whether an answer from a start is small in residual against data of this size, not only against its own size.
 
     Solvers measure residuals relative to the iterate, so that a huge one meets any tolerance: a start along a direction
-    in which nothing changes would make an infeasible problem `solved`.
+    in which nothing changes would make an infeasible problem `solved`. With `tol` = 1: whether a start is worth a run.
     """
     return max(residual.primal, residual.dual) <= INFLATION * tol * size
 

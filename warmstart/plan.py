@@ -56,6 +56,10 @@ class Plan:
     adopt: Parameters | None = None
     cold_iterations: float | None = None
 
+    def granted(self, start: Start) -> int:
+        """Iterations of a run from a start: the budget, and the sweeps that no express call has taken for it."""
+        return self.budget + int(start.parameters.get("sweeps", 0))
+
     def without_starts(self, why: str) -> Plan:
         """The Plan with its parameters alone, and why."""
         return replace(self, propose=None, engine=None, express=None, why_cold=why)

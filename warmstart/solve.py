@@ -193,7 +193,7 @@ class Solver:
         """The Result where the solver agrees with the express call; None where the flow has to look at it."""
         assert self._workspace is not None
         self._workspace.update(problem)
-        outcome, residual = self._run(self._workspace, start, self.plan.budget, problem, clock)
+        outcome, residual = self._run(self._workspace, start, self.plan.granted(start), problem, clock)
         if outcome.status is not Status.SOLVED or not self._believe(problem, residual):
             return None
         self.problem, self.previous = problem, outcome.iterate
@@ -212,7 +212,7 @@ class Solver:
             if self.plan.engine and not reason:
                 start, steps, residual, reason = self._refine(self.plan.engine, problem, start, clock)
         if start and start.iterate and self.plan.guarded:
-            residual, reason = judge(self.adapter, problem, start.iterate, self.tol, residual)
+            residual, reason = self._judge(problem, start, residual)
             clock.lap("guard")
             if residual.ratio <= 1 and self.verify == "residual" and self._believe(problem, residual):
                 return self._result(problem, Outcome(start.iterate, Status.SOLVED, 0), residual, clock, "", steps)
@@ -220,7 +220,7 @@ class Solver:
             start = None
         iterations, changes, note = 0, 0, ""
         if self._workspace and (start or self.plan.parameters or self._policy):
-            budget = self.plan.budget if start and not self._policy else self.plan.cold_budget
+            budget = self.plan.granted(start) if start and not self._policy else self.plan.cold_budget
             outcome, residual = self._run(self._workspace, start, budget, problem, clock)
             if outcome.status is Status.SOLVED and (start is None or self._believe(problem, residual)):
                 return self._result(problem, outcome, residual, clock, reason, steps)
@@ -289,12 +289,23 @@ class Solver:
             status = Status.SOLVED  # stopped between two checks, at an iterate that meets the tolerance
         return outcome._replace(status=status, iterations=iterations, refactorisations=changes, note=note), residual
 
+    def _judge(self, problem: Any, start: Start, residual: Residual | None) -> tuple[Residual, str]:
+        """The start's residuals, and the reason to refuse it: no better than a cold one, or beyond all proportion."""
+        residual, reason = judge(self.adapter, problem, start.iterate, self.tol, residual)
+        if not reason and not self._in_proportion(problem, residual, 1.0):
+            reason = "the start's residuals are out of proportion to the data"
+        return residual, reason
+
     def _believe(self, problem: Any, residual: Residual) -> bool:
-        """Whether an answer from a start is credible; the data are measured only where the last measure will not do."""
-        if credible(residual, self.tol, self._size):
+        """Whether an answer from a start is credible."""
+        return self._in_proportion(problem, residual, self.tol)
+
+    def _in_proportion(self, problem: Any, residual: Residual, tol: float) -> bool:
+        """Whether residuals are `credible`; the data are measured only where the last measure will not do."""
+        if credible(residual, tol, self._size):
             return True
         self._size = data_size(problem)
-        return credible(residual, self.tol, self._size)
+        return credible(residual, tol, self._size)
 
     def _remaining(self, clock: Clock) -> float:
         """Seconds that are left of the time limit; negative where it is over."""

@@ -37,7 +37,7 @@ class TransportExpress:
         first, plain = int(parameters.get("sweeps", 0)), int(parameters.get("plain", 0))
         relaxation = first, plain, float(parameters.get("omega", 1.0))
         self._after = (context.limits, network.arrays, *ground.flat, ground.epsilon, *relaxation)
-        self._parameters = dict(parameters) | {"plain": max(plain - first, 0)}
+        self._parameters = dict(parameters) | {"plain": max(plain - first, 0), "sweeps": 0}
 
     def warm_up(self, problem: Transport, tol: float) -> None:
         """Compile, or load from numba's cache, what the first solve would otherwise wait for."""
