@@ -28,6 +28,7 @@ from warmstart.context import Context
 
 STOCK: Parameters = {"method": "auto", "memory": 10, "longest": 0.5, "metric": None}
 ROUNDS = (1, 5, 20, 100)  # iterations between two looks at the clock, where there is a time limit; then as the last
+BLOCK = 200  # iterations of one call where there is none: Ctrl-C waits for its end, and steps are remembered within it
 
 
 class ConjugateWorkspace:
@@ -60,7 +61,7 @@ class ConjugateWorkspace:
         call, block = (run_scipy if single else run_rows), 0
         rows = np.array(x, dtype=np.float64).reshape(problem.rows.shape)
         while True:
-            block = next(rounds, block) if seconds < inf else limit
+            block = next(rounds, block) if seconds < inf else limit if single else BLOCK
             part = call(problem, rows, settings, tol, min(block, limit - done))
             rows, done = part.x, done + part.iterations
             if part.status is not Status.LIMIT or done >= limit or perf_counter() - begin > seconds:

@@ -23,7 +23,7 @@ from ott.solvers.linear import sinkhorn as ott_sinkhorn
 from warmstart.transport import Ground, Transport
 
 SINGLE_RANGE = 40.0  # largest |cost| over epsilon up to which float32 holds exp(-cost / epsilon)
-CAPACITY = 500  # iterations of one call: the fixed length of OTT's list of errors, and how long Ctrl-C may wait
+CAPACITY = 500  # iterations of one call at most: the fixed length of OTT's list of errors
 STATIC = ("n", "m", "mode", "inner", "anderson", "resume", "capacity")
 
 

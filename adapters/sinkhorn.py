@@ -33,6 +33,8 @@ from warmstart.transport import Transport
 from warmstart.transport_express import open_transport_express
 
 BLOCK = 50  # iterations between two looks at the clock, where there is a time limit
+WAIT = 3e8  # nanoseconds that a call should take at most on a CPU: Ctrl-C waits for its end
+ENTRY = {"kernel": 1.0, "factors": 1.0}  # nanoseconds of an iteration for an entry of the cost, by mode; of others 10
 LARGEST = 700.0  # exponent that is still finite
 TIGHTEN = 0.5  # a resumed run aims at this fraction of the tolerance that our residual missed
 STOCK: Parameters = {
@@ -81,7 +83,8 @@ class SinkhornWorkspace:
         """Calls of so many iterations as one may have, until the tolerance, a limit, or a value that is not finite."""
         problem, done, begin = self._problem, 0, perf_counter()
         inner = int(settings["inner_iterations"])
-        whole = max((CAPACITY if seconds == np.inf else BLOCK) // inner, 1) * inner  # what one call does in full checks
+        most = min(CAPACITY if seconds == np.inf else BLOCK, self._shortly())
+        whole = max(most // inner, 1) * inner  # what one call does in full checks
         while True:
             budget = min(max_iterations - done, whole)
             plain = max(settings["plain"] - done, 0) if not resume else 0
@@ -95,6 +98,12 @@ class SinkhornWorkspace:
             self._last = at, settings
             if converged or done >= max_iterations or perf_counter() - begin > seconds:
                 return Outcome(at, status, done)
+
+    def _shortly(self) -> int:
+        """Iterations for which Ctrl-C may wait."""
+        separable = self._mode in ("factors", "grid")
+        entries = self._problem.n * (sum(map(len, self._arrays)) if separable else self._problem.m)
+        return int(WAIT / (ENTRY.get(self._mode, 10.0) * entries))
 
 
 class SinkhornAdapter:

@@ -244,15 +244,26 @@ def solve_ista(begun: Callable[[], None]) -> None:
 
 
 def solve_sinkhorn(begun: Callable[[], None]) -> None:
-    from conftest import EXAMPLES
+    """Without a time limit the compiled calls are as long as they may be."""
+    from warmstart import Transport
 
-    never(EXAMPLES["sinkhorn"]().problems[0], begun)
+    rng = np.random.default_rng(0)
+    a, b = rng.dirichlet(np.ones(700), 2)
+    unlimited(Transport(rng.random((700, 700)), a, b, 1e-3), begun)
 
 
 def solve_conjugate(begun: Callable[[], None]) -> None:
-    from conftest import EXAMPLES
+    from warmstart import families
 
-    never(EXAMPLES["conjugate"]().problems[0], begun)
+    unlimited(next(iter(families.family("conjugate-icnn", d=32, points=512).sample(1, 0, "test"))), begun)
+
+
+def unlimited(problem: Any, begun: Callable[[], Any]) -> None:
+    """Solves that do not end, each of as many iterations as there may be, after one that did."""
+    Solver(problem, tol=1e-1, max_iterations=20).solve()
+    begun()
+    while True:
+        Solver(problem, tol=1e-300, max_iterations=10**6).solve()
 
 
 def solve_batch(begun: Callable[[], None]) -> None:

@@ -34,7 +34,7 @@ from warmstart.policy_file import load_policy, save_policy
 
 SLOW = os.environ.get("WARMSTART_SLOW") == "1"
 FACTOR = 50 if SLOW else 1
-BYTES, EDITS, POLICIES, MAPS = (FACTOR * count for count in (900, 800, 200, 100))
+BYTES, EDITS, POLICIES, MAPS = (FACTOR * count for count in (1300, 400, 200, 100))
 ROOT = Path(__file__).parents[1]
 
 
