@@ -52,7 +52,8 @@ def case(solver: str) -> Case:
     examples, ours = EXAMPLES[solver](), adapter.load(solver)
     problems = examples.problems
     single = singles(problems, 40)
-    iterates = [Solver(p, solver=solver, tol=examples.tol / 100, max_iterations=10**5).solve().iterate for p in single]
+    tight = examples.exact * examples.tol
+    iterates = [Solver(p, solver=solver, tol=tight, max_iterations=10**5).solve().iterate for p in single]
     context = find(single, [])
     bound = context.bind(single[0])
     contexts = np.array([bound.values(problem) for problem in single])

@@ -33,8 +33,7 @@ from warmstart.policies import Network, Rule
 from warmstart.policy_file import load_policy, save_policy
 
 SLOW = os.environ.get("WARMSTART_SLOW") == "1"
-FACTOR = 50 if SLOW else 1
-BYTES, EDITS, POLICIES, MAPS = (FACTOR * count for count in (1300, 400, 200, 100))
+BYTES, EDITS, POLICIES, MAPS = (45_000, 40_000, 10_000, 5_000) if SLOW else (1300, 400, 200, 100)
 ROOT = Path(__file__).parents[1]
 
 
