@@ -101,6 +101,8 @@ class SinkhornWorkspace:
 
     def _shortly(self) -> int:
         """Iterations for which Ctrl-C may wait."""
+        if accelerated():
+            return CAPACITY
         separable = self._mode in ("factors", "grid")
         entries = self._problem.n * (sum(map(len, self._arrays)) if separable else self._problem.m)
         return int(WAIT / (ENTRY.get(self._mode, 10.0) * entries))

@@ -305,6 +305,20 @@ def test_long_runs_are_counted_exactly_and_are_one_run(name: str) -> None:
         np.testing.assert_allclose(outcome.iterate[slot], values, atol=1e-10)
 
 
+@pytest.mark.parametrize("name", ["plain", "every 3", "relaxed", "log"])
+def test_calls_as_short_as_one_check_are_one_long_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For costs so large that Ctrl-C would wait too long for more."""
+    for kind in ("matrix", "grid"):
+        problem, _ = example(kind, 5)
+        whole, workspace = run(opened(problem, name), tol=1e-9), opened(problem, name)
+        with monkeypatch.context() as patch:
+            patch.setattr("warmstart.adapters.sinkhorn.WAIT", 0.0)
+            short = run(workspace, tol=1e-9)
+        assert (short.status, short.iterations) == (whole.status, whole.iterations) and whole.iterations > 10
+        for slot, values in whole.iterate.items():
+            np.testing.assert_allclose(short.iterate[slot], values, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", ["plain", "relaxed"])
 def test_resumed_runs_are_one_long_run(name: str) -> None:
     for kind in ("matrix", "grid"):
