@@ -66,8 +66,8 @@ def wrongs(problem: Wasserstein2, result: Result, tol: float) -> list[str]:
     source, target = (side.middle + side.scale * side.held for side in problem.sides)
     there, back = problem.forward(source, **result.iterate), problem.backward(target, **result.iterate)
     again = (problem.backward(there, **result.iterate), problem.forward(back, **result.iterate))
-    for points, returned in zip((source, target), again, strict=True):
-        if not ((returned - points) ** 2).mean() <= 1.02 * tol * points.var():
+    for side, points, returned in zip(problem.sides, (source, target), again, strict=True):
+        if not ((returned - points) ** 2).mean() <= 1.02 * tol * side.scale**2:  # the variance of the other samples
             return ["cycle"]
     moved = [np.sort(there @ direction) for direction in problem.slices.directions]
     aims = [np.sort(target @ direction) for direction in problem.slices.directions]
