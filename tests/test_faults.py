@@ -41,8 +41,8 @@ Capture = pytest.CaptureFixture[str]
 
 def child(kind: str, given: str, *folder: Path) -> list[dict[str, Any]]:
     """What a scenario of fault_child reports."""
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.fault_child", kind, given, "1", *map(str, folder)]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(Path(__file__).with_name("fault_child.py")), kind, given, "1", *map(str, folder)]
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=1500, check=False)
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -153,10 +154,9 @@ def osqp_iterate(opened: QP, problem: QP, code: np.ndarray, **settings: Any) -> 
 def test_projections_are_those_of_the_cones(kind: str) -> None:
     cones = Cones.of(KINDS[kind])
     rows = np.random.default_rng(8).standard_normal((20, cones.m))
-    np.testing.assert_allclose(project(cones, jnp.asarray(rows)), [cones.project(w) for w in rows], atol=1e-14)
-    np.testing.assert_allclose(
-        project_dual(cones, jnp.asarray(rows)), [cones.project_dual(w) for w in rows], atol=1e-14
-    )
+    ours, dual = (jax.jit(partial(each, cones))(jnp.asarray(rows)) for each in (project, project_dual))
+    np.testing.assert_allclose(ours, [cones.project(w) for w in rows], atol=1e-14)
+    np.testing.assert_allclose(dual, [cones.project_dual(w) for w in rows], atol=1e-14)
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
@@ -164,10 +164,11 @@ def test_derivatives_of_projections(kind: str) -> None:
     cones = Cones.of(KINDS[kind])
     rng = np.random.default_rng(9)
     w, d = jnp.asarray(rng.standard_normal((1, cones.m))), jnp.asarray(rng.standard_normal((1, cones.m)))
-    _, slope = jax.jvp(lambda w: project(cones, w), (w,), (d,))
-    near = (project(cones, w + 1e-6 * d) - project(cones, w - 1e-6 * d)) / 2e-6
+    here = jax.jit(partial(project, cones))
+    slope = jax.jit(lambda w, d: jax.jvp(here, (w,), (d,))[1])(w, d)
+    near = (here(w + 1e-6 * d) - here(w - 1e-6 * d)) / 2e-6
     np.testing.assert_allclose(slope, near, atol=1e-8)
-    (back,) = jax.vjp(lambda w: project(cones, w), w)[1](d)
+    (back,) = jax.jit(lambda w, d: jax.vjp(here, w)[1](d))(w, d)
     np.testing.assert_allclose((back * d).sum(), (slope * d).sum(), rtol=1e-12)
 
 
@@ -197,10 +198,11 @@ def special_points(kind: str) -> list[np.ndarray]:
 @pytest.mark.parametrize("kind", ["second-order", "semidefinite"])
 def test_derivatives_are_finite_and_bounded_where_they_are_not_unique(kind: str, dtype: str) -> None:
     cones = Cones(q=[3]) if kind == "second-order" else Cones(s=[3])
+    slopes = jax.jit(jax.jacrev(lambda w: project(cones, w)[0]))
     for point in special_points(kind):
         for scale in (1.0, 1e-30, 1e12):
             w = jnp.asarray(scale * point, dtype=dtype)[None]
-            slope = jax.jacrev(lambda w: project(cones, w)[0])(w)[:, 0]
+            slope = slopes(w)[:, 0]
             assert jnp.isfinite(slope).all()
             assert jnp.linalg.norm(slope, 2) <= 1 + 1e-5  # a projection moves by no more than its argument
 
