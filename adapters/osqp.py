@@ -10,6 +10,8 @@ factorisation and one projection. `tol` is eps_abs = eps_rel, unscaled, duality 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from ctypes import PyDLL
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,6 +60,8 @@ NO_SOLUTION = {  # OSQP fills x and y with 2143289344.0 there, its idea of NaN
     int(CODES.OSQP_NON_CVX),
 }
 INTERRUPTED = int(CODES.OSQP_SIGINT)
+CAUGHT: Any = getattr(PyDLL(import_module("osqp.ext_builtin").__file__), "osqp_is_interrupted", lambda: 0)
+"""Whether OSQP caught Ctrl-C since its last run began: after its last look it says nothing of it."""
 NOT_CONVEX = 4  # OSQP_NONCVX_ERROR
 BAD_SETTINGS = 2  # OSQP_SETTINGS_VALIDATION_ERROR
 OSQP_INFINITY = 1e30
@@ -192,7 +196,7 @@ class OsqpWorkspace:
             self._solver.solve()
         info, solution = self._solver.info, self._solver.solution
         code = int(info.status_val)
-        if code == INTERRUPTED:
+        if code == INTERRUPTED or CAUGHT():
             raise RUNS.interrupted()
         status = STATUS.get(code, Status.LIMIT)
         certificate = None

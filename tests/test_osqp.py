@@ -443,3 +443,13 @@ def test_ctrl_c_reaches_the_caller(plan: str) -> None:
     )
     assert done.stdout.endswith("interrupted True\n") and "not interrupted" not in done.stdout, done
     assert done.returncode != 0 and "KeyboardInterrupt" in done.stderr  # and the next one ends the process as ever
+
+
+def test_ctrl_c_after_the_last_look_of_a_run_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OSQP has caught it then, and ends as if nothing had been."""
+    from warmstart.adapters import osqp as module
+
+    assert module.CAUGHT.__name__ == "osqp_is_interrupted" and module.CAUGHT() == 0
+    monkeypatch.setattr(module, "CAUGHT", lambda: 1)
+    with pytest.raises(KeyboardInterrupt):
+        solve(random_qp(np.random.default_rng(0), 5, 8))
