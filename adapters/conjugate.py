@@ -28,7 +28,7 @@ from warmstart.context import Context
 
 STOCK: Parameters = {"method": "auto", "memory": 10, "longest": 0.5, "metric": None}
 ROUNDS = (1, 5, 20, 100)  # iterations between two looks at the clock, where there is a time limit; then as the last
-BLOCK = 200  # iterations of one call where there is none: Ctrl-C waits for its end, and steps are remembered within it
+BLOCK = 100  # iterations of one call where there is none: Ctrl-C waits for its end, and steps are remembered within it
 
 
 class ConjugateWorkspace:
