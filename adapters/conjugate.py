@@ -28,7 +28,7 @@ from warmstart.context import Context
 
 STOCK: Parameters = {"method": "auto", "memory": 10, "longest": 0.5, "metric": None}
 ROUNDS = (1, 5, 20, 100)  # iterations between two looks at the clock, where there is a time limit; then as the last
-BLOCK = 100  # iterations of one call where there is none: Ctrl-C waits for its end, and steps are remembered within it
+BLOCK = 100  # and of one call for a batch where there is none: Ctrl-C waits for its end, which also forgets the steps
 
 
 class ConjugateWorkspace:
@@ -56,12 +56,13 @@ class ConjugateWorkspace:
 
     def _run(self, x: np.ndarray, settings: Parameters, tol: float, limit: int, seconds: float) -> Outcome:
         """Runs until every row has met the tolerance, is stuck, or a limit is there."""
-        problem, begin, done, rounds = self._problem, perf_counter(), 0, iter(ROUNDS)
+        problem, begin, done = self._problem, perf_counter(), 0
         single = settings["method"] == "scipy" or (settings["method"] == "auto" and problem.points is None)
-        call, block = (run_scipy if single else run_rows), 0
+        call, block = (run_scipy if single else run_rows), limit if single else BLOCK
+        rounds = iter(ROUNDS if seconds < inf else ())
         rows = np.array(x, dtype=np.float64).reshape(problem.rows.shape)
         while True:
-            block = next(rounds, block) if seconds < inf else limit if single else BLOCK
+            block = next(rounds, block)
             part = call(problem, rows, settings, tol, min(block, limit - done))
             rows, done = part.x, done + part.iterations
             if part.status is not Status.LIMIT or done >= limit or perf_counter() - begin > seconds:
